@@ -19,24 +19,25 @@ from ..core import choose, log, rng
 # %% ../../nbs/01_etl/01_sequences.ipynb #alphabet
 @dataclass(frozen=True)
 class Alphabet:
-    "Letters in the order of one-hot channels. Raises `ValueError` if they are not distinct capitals."
-    name:str            # How the alphabet is called: "DNA"
-    letters:str         # Letters in the order of the channels: "ACGT"
-    complement:str = "" # Partner of each letter: "TGCA"; empty if letters do not pair (proteins)
+    "Letters in the order of the one-hot channels. Raises `ValueError` unless they are distinct capitals that pair up."
+    name:str            # How the alphabet is called, `"DNA"`
+    letters:str         # Letters in the order of the channels, `"ACGT"`
+    complement:str = "" # Partner of each letter, `"TGCA"`; empty if the letters do not pair
 
     def __post_init__(self):
-        if not self.letters.isascii() or self.letters != self.letters.upper() or len(set(self.letters)) < len(self.letters):
-            raise ValueError(f"Alphabet {self.name!r}: letters {self.letters!r} must be distinct ASCII capitals.")
-        if self.complement and sorted(self.complement) != sorted(self.letters):
-            raise ValueError(f"Alphabet {self.name!r}: complement {self.complement!r} must rearrange {self.letters!r}.")
+        a, b = self.letters, self.complement
+        if not a or not a.isascii() or a != a.upper() or len(set(a)) < len(a):
+            raise ValueError(f"Alphabet {self.name!r}: letters {a!r} must be distinct ASCII capitals.")
+        if b and (len(b) != len(a) or {(q, p) for p, q in zip(a, b)} != set(zip(a, b))):
+            raise ValueError(f"Alphabet {self.name!r}: complement {b!r} must pair the letters {a!r} with each other.")
 
     @property
-    def size(self) -> int: # Number of letters, `A` in the shapes of this book
+    def size(self) -> int: # `A` in the shapes of this book
         "Number of letters"
         return len(self.letters)
 
     @property
-    def partners(self) -> list[int]: # Channel each channel turns into on the other strand
+    def partners(self) -> list[int]: # For each channel the channel of its partner
         "Channel of each letter's complement. Raises `ValueError` if the letters do not pair."
         if not self.complement: raise ValueError(f"Alphabet {self.name!r} has no complement: its letters do not pair.")
         return [self.letters.index(c) for c in self.complement]
@@ -48,7 +49,7 @@ ALPHABETS = {"DNA": DNA, "RNA": RNA}
 
 # %% ../../nbs/01_etl/01_sequences.ipynb #get-alphabet
 def get_alphabet(
-    alphabet:Alphabet|str, # An alphabet or its name, "DNA" or "RNA"
+    alphabet:Alphabet|str, # An alphabet, or the name of one: DNA or RNA
 ) -> Alphabet:             # The alphabet
     "Look an alphabet up by name. Raises `ValueError` for a name that is not in `ALPHABETS`."
     return choose(alphabet, ALPHABETS, "alphabet") if isinstance(alphabet, str) else alphabet
@@ -58,24 +59,25 @@ def _strings(seqs):
     "A list of `str` from a string, a list or a 1-D array of them"
     if isinstance(seqs, (str, bytes)): seqs = [seqs]
     if getattr(seqs, "ndim", 1) != 1:
-        raise TypeError(f"Sequences came as an array of shape {tuple(seqs.shape)} and type {seqs.dtype}; expected text, a 1-D array of strings, or uint8 ASCII codes `(N, L)`.")
-    seqs = seqs.tolist() if hasattr(seqs, "tolist") else list(seqs)
-    seqs = [s.decode("latin-1") if isinstance(s, bytes) else s for s in seqs]
-    for row, s in enumerate(seqs):
-        if not isinstance(s, str): raise TypeError(f"Sequence in row {row} is {s!r} ({type(s).__name__}), not text.")
-    return seqs
+        raise TypeError(f"Sequences came as an array of shape {tuple(seqs.shape)} and type {seqs.dtype}; expected text, or ASCII codes as uint8 (N, L).")
+    items = seqs.tolist() if hasattr(seqs, "tolist") else list(seqs)
+    items = [s.decode("latin-1") if isinstance(s, bytes) else s for s in items]
+    for row, s in enumerate(items):
+        if not isinstance(s, str): raise TypeError(f"The sequence in row {row} is {s!r} ({type(s).__name__}), not text.")
+    return items
 
 # %% ../../nbs/01_etl/01_sequences.ipynb #flat
 def _flat(seqs):
     "All letters of a batch in one `uint8` array, and where each sequence starts, `(N + 1,)`"
     if getattr(seqs, "ndim", 1) == 2 and seqs.dtype.kind in "uS" and seqs.dtype.itemsize == 1:
-        n, length = seqs.shape
-        return np.ascontiguousarray(seqs).view(np.uint8).ravel(), np.arange(n + 1) * length
+        x = np.ascontiguousarray(seqs).view(np.uint8)
+        if x.size and x[0].max() < 33: raise ValueError(f"Row 0 holds {x[0, :4]}...: numbers, not ASCII codes of letters (A is 65).")
+        return x.ravel(), np.arange(len(x) + 1) * x.shape[1]
     strings = _strings(seqs)
     starts = np.zeros(len(strings) + 1, np.int64)
     np.cumsum([len(s) for s in strings], out=starts[1:])
     text = "".join(strings)
-    try: return np.frombuffer(text.encode("ascii"), np.uint8), starts
+    try: return np.frombuffer(bytearray(text, "ascii"), np.uint8), starts
     except UnicodeEncodeError as e:
         row = int(np.searchsorted(starts, e.start, "right")) - 1
         raise ValueError(f"Row {row}, position {e.start - starts[row]}: {text[e.start]!r} is not an ASCII letter.") from None
@@ -83,24 +85,25 @@ def _flat(seqs):
 # %% ../../nbs/01_etl/01_sequences.ipynb #like
 def _like(letters, starts, seqs):
     "Turn flat letters back into the kind of `seqs`"
-    if getattr(seqs, "ndim", 1) == 2: return letters.reshape(len(starts) - 1, -1).view(seqs.dtype)
+    if getattr(seqs, "ndim", 1) == 2: return letters.reshape(len(starts) - 1, -1 if letters.size else seqs.shape[1]).view(seqs.dtype)
     text, ends = letters.tobytes().decode("latin-1"), starts.tolist()
     strings = [text[a:b] for a, b in zip(ends, ends[1:])]
-    if isinstance(seqs, (str, bytes)): return strings[0] if isinstance(seqs, str) else strings[0].encode()
+    if isinstance(seqs, (str, bytes)): return strings[0] if isinstance(seqs, str) else strings[0].encode("latin-1")
     if not hasattr(seqs, "dtype"): return strings
     return np.array(strings, dtype=seqs.dtype.kind if getattr(seqs.dtype, "kind", "O") in "US" else object)
 
 # %% ../../nbs/01_etl/01_sequences.ipynb #to-bytes
 def to_bytes(
-    seqs:str|Sequence[str]|np.ndarray, # Text, or bytes which pass through
+    seqs:str|Sequence[str]|np.ndarray, # Text of one length, or bytes, which pass through
 ) -> np.ndarray:                       # ASCII codes, uint8, `(N, L)`
-    "Sequences of one length as a matrix of ASCII codes. Raises `ValueError` naming the first row of another length."
+    "Sequences as a matrix of ASCII codes. Raises `ValueError` naming the first row of another length."
     letters, starts = _flat(seqs)
     lengths = np.diff(starts)
     if (lengths != lengths[:1]).any():
         row = int(np.argmax(lengths != lengths[0]))
         raise ValueError(f"Row {row} has {lengths[row]} letters and row 0 has {lengths[0]}; one length is needed. Use `pad_seqs` to pad or cut.")
-    return letters.reshape(len(lengths), lengths[0] if len(lengths) else 0)
+    length = seqs.shape[1] if getattr(seqs, "ndim", 1) == 2 else int(lengths[:1].sum())
+    return letters.reshape(len(lengths), length)
 
 # %% ../../nbs/01_etl/01_sequences.ipynb #from-bytes
 def from_bytes(
@@ -122,13 +125,14 @@ def _table(alphabet):
     codes = {c: c for c in alphabet.letters} | (IUPAC | {"T": "T", "U": "T"} if nucleic else {})
     for code, bases in codes.items():
         row = [float(c in bases or (nucleic and c == "U" and "T" in bases)) for c in alphabet.letters]
-        for c in {code, code.lower()}: table[ord(c)] = np.array(row) / sum(row)
+        table[[ord(code), ord(code.lower())]] = np.array(row) / sum(row)
     return table
 
 # %% ../../nbs/01_etl/01_sequences.ipynb #masks
 def _masks(alphabet):
     "For each letter the bits of a byte that count and their value, uint8 `(A,)` each"
-    masks = [0xDE if c in "TU" and set(alphabet.letters) <= set("ACGTU") else 0xDF if c.isalpha() else 0xFF for c in alphabet.letters]
+    nucleic = set(alphabet.letters) <= set("ACGTU")
+    masks = [0xDE if nucleic and c in "TU" else 0xDF if c.isalpha() else 0xFF for c in alphabet.letters]
     return np.array(masks, np.uint8), np.array([ord(c) & m for c, m in zip(alphabet.letters, masks)], np.uint8)
 
 # %% ../../nbs/01_etl/01_sequences.ipynb #ohe-kernel
@@ -140,47 +144,39 @@ def _ohe_kernel(x, masks, values, out):
             mask, value = masks[a], values[a]
             for j in range(x.shape[1]): out[i, a, j] = (x[i, j] & mask) == value
 
-# %% ../../nbs/01_etl/01_sequences.ipynb #first-unknown
-def _first_unknown(x, known):
-    "Where the first unknown letter stands, for messages"
-    row, pos = np.argwhere(~known)[0].tolist()
-    return f"row {row}, position {pos}: {chr(x[row, pos])!r}"
+# %% ../../nbs/01_etl/01_sequences.ipynb #known-rows
+def _known_rows(x, known, unknown):
+    "Rows of `x` that `unknown=` lets through, `error` or `skip`"
+    bad = np.flatnonzero(~known.all(1))
+    if unknown == "error" and len(bad):
+        pos = int(np.argmin(known[bad[0]]))
+        raise ValueError(f"Row {bad[0]}, position {pos}: unknown letter {chr(x[bad[0], pos])!r}. "
+                         "Pass `unknown=` zero, uniform or skip to say what to do with it.")
+    if len(bad): log.warning("skipped %d of %d sequences with unknown letters: rows %s%s", len(bad), len(x),
+                             ", ".join(map(str, bad[:5])), ", ..." if len(bad) > 5 else "")
+    return x[known.all(1)]
 
 # %% ../../nbs/01_etl/01_sequences.ipynb #ohe
 def ohe(
     seqs:str|Sequence[str]|np.ndarray, # Text or bytes of one length; one string is a batch of one
     alphabet:Alphabet|str=DNA,         # Alphabet or its name
-    unknown:str="zero",                # Letters that are not in the alphabet: zero | uniform | error | skip
-    dtype:Any=np.uint8,                # Type of the array; `uniform` widens integers to hold fractions
+    unknown:str="zero",                # Letters outside the alphabet: zero | uniform | error | skip
+    dtype:Any=np.uint8,                # Type of the array; `uniform` widens it to hold fractions
 ) -> np.ndarray:                       # One-hot, `(N, A, L)`
-    "One-hot encode sequences. Raises `ValueError` for unequal lengths, and for unknown letters under `error`."
-    choose(unknown, UNKNOWN, "policy for unknown letters, `unknown`:")
+    "One-hot encode sequences. Raises `ValueError` for unequal lengths and, under `error`, for unknown letters."
+    choose(unknown, UNKNOWN, "policy for unknown letters `unknown`")
     alphabet, x = get_alphabet(alphabet), to_bytes(seqs)
-    table = _table(alphabet)
     if unknown != "zero":
+        table = _table(alphabet)
         known = (table.max(1) == 1)[x]
-        if unknown == "error" and not known.all():
-            raise ValueError(f"Unknown letter in {_first_unknown(x, known)}. Pass `unknown=` one of {UNKNOWN} to say what to do with it.")
-        if unknown == "skip": x = _drop_unknown(x, known)
-    out = np.empty((len(x), alphabet.size, x.shape[1]), np.float32 if unknown == "uniform" else np.uint8)
+        if unknown == "uniform": dtype = np.result_type(dtype, np.float32)
+        else: x = _known_rows(x, known, unknown)
+    out = np.empty((len(x), alphabet.size, x.shape[1]), np.float32 if np.dtype(dtype).kind == "f" else np.uint8)
     _ohe_kernel(x, *_masks(alphabet), out)
     if unknown == "uniform":
         rows, cols = np.nonzero(~known)
         out[rows, :, cols] = table[x[rows, cols]]
-    return out.astype(np.result_type(dtype, np.float32) if unknown == "uniform" else dtype, copy=False)
-
-# %% ../../nbs/01_etl/01_sequences.ipynb #drop-unknown
-def _drop_unknown(x, known):
-    "Rows of `x` without unknown letters; a warning tells which others there were"
-    rows = np.flatnonzero(~known.all(1))
-    if len(rows): log.warning("skipped %d of %d sequences with unknown letters, rows %s%s", len(rows), len(x),
-                              ", ".join(map(str, rows[:5])), " ..." if len(rows) > 5 else "")
-    return x[known.all(1)]
-
-# %% ../../nbs/01_etl/01_sequences.ipynb #as-numpy
-def _as_numpy(x):
-    "A NumPy array from an array or a torch tensor on any device"
-    return np.asarray(x.detach().cpu() if hasattr(x, "detach") else x)
+    return out.astype(dtype, copy=False)
 
 # %% ../../nbs/01_etl/01_sequences.ipynb #check-ohe
 def check_ohe(
@@ -188,36 +184,36 @@ def check_ohe(
     name:str="x",        # What the caller calls it, for the message
     alphabet_size:int=4, # Number of channels, `A`
 ) -> Any:                # The same `x`
-    "Check that `x` has the shape of one-hot sequences. Raises `TypeError` or `ValueError` with what to do."
-    shape = tuple(getattr(x, "shape", ()))
+    "Check that `x` is shaped like one-hot sequences. Raises `TypeError` or `ValueError` saying what to do."
     if not hasattr(x, "dtype") or not hasattr(x, "ndim"):
         raise TypeError(f"`{name}` is a {type(x).__name__}; expected a one-hot array (N, A, L). Encode text with `ohe`.")
+    shape = tuple(x.shape)
     if len(shape) == 3 and shape[1] == alphabet_size: return x
-    expected = f"`{name}` has shape {shape}; one-hot arrays are (N, A, L)"
+    message = f"`{name}` has shape {shape}; one-hot arrays are (N, A, L)"
     if len(shape) == 3 and shape[2] == alphabet_size:
-        raise ValueError(f"{expected} = {(shape[0], shape[2], shape[1])}. Transpose it?")
+        raise ValueError(f"{message} = {(shape[0], shape[2], shape[1])}. Transpose it?")
     if len(shape) == 2 and shape[0] == alphabet_size:
-        raise ValueError(f"{expected} = {(1, *shape)}. For one sequence pass `{name}[None]`.")
-    raise ValueError(f"{expected} with A = {alphabet_size}. Encode text or bytes with `ohe`.")
+        raise ValueError(f"{message} = {(1, *shape)}. For one sequence pass `{name}[None]`.")
+    raise ValueError(f"{message} with A = {alphabet_size}. Encode text or bytes with `ohe`.")
 
 # %% ../../nbs/01_etl/01_sequences.ipynb #decode-ohe
 def decode_ohe(
-    x:Any,                     # One-hot, `(N, A, L)` or one sequence `(A, L)`, NumPy or torch
+    x:Any,                     # One-hot `(N, A, L)`, or one sequence `(A, L)`; NumPy or torch
     alphabet:Alphabet|str=DNA, # Alphabet or its name
     unknown:str="N",           # Letter for a column that singles out no base
 ) -> list[str]:                # The sequences as text
-    "Read one-hot sequences back as text; the letter is the channel with the single greatest positive value"
-    alphabet, x = get_alphabet(alphabet), _as_numpy(x)
+    "Read one-hot sequences back as text. Raises `ValueError` if the channels do not fit the alphabet."
+    alphabet = get_alphabet(alphabet)
+    x = np.asarray(x.detach().cpu() if hasattr(x, "detach") else x)
     x = check_ohe(x[None] if x.ndim == 2 else x, "x", alphabet.size)
-    if not x.size: return [""] * len(x)
     best = x.max(1)
     clear = (best > 0) & ((x == best[:, None]).sum(1) == 1)
     letters = np.frombuffer(alphabet.letters.encode(), np.uint8)[x.argmax(1)]
     return from_bytes(np.where(clear, letters, np.uint8(ord(unknown))))
 
-# %% ../../nbs/01_etl/01_sequences.ipynb #complement
-def _complement(alphabet):
-    "The byte that pairs with each byte, uint8 `(256,)`: IUPAC codes too, case kept, other bytes as they are"
+# %% ../../nbs/01_etl/01_sequences.ipynb #partner-table
+def _partner_table(alphabet):
+    "The byte that faces each byte on the other strand, uint8 `(256,)`"
     pairs = dict(zip(alphabet.letters, (alphabet.letters[i] for i in alphabet.partners)))
     if set(alphabet.letters) <= set("ACGTU"):
         pairs |= {"U": "A", "T": "A"} | dict(zip("RYSWKMBDHVN", "YRSWMKVHDBN"))
@@ -228,85 +224,103 @@ def _complement(alphabet):
 # %% ../../nbs/01_etl/01_sequences.ipynb #rc-kernel
 @njit(nogil=True, cache=True)
 def _rc_kernel(letters, starts, table, out):
-    "Reverse each sequence of flat `letters` and look every letter's partner up"
+    "Write each sequence of flat `letters` backwards, every letter replaced by its partner"
     for i in range(len(starts) - 1):
-        a, b = starts[i], starts[i + 1]
-        for j in range(b - a): out[a + j] = table[letters[b - 1 - j]]
+        old, new = letters[starts[i]:starts[i + 1]], out[starts[i]:starts[i + 1]]
+        n = np.uint32(len(old)) # unsigned indices spare the check for negative ones
+        for j in range(n): new[j] = table[old[n - np.uint32(1) - j]]
+
+# %% ../../nbs/01_etl/01_sequences.ipynb #flip-kernel
+@njit(nogil=True, cache=True)
+def _flip_kernel(x, partners, out):
+    "Write each channel of `x`, `(N, A, L)`, backwards into the channel of its partner"
+    for i in range(x.shape[0]):
+        for a in range(x.shape[1]):
+            old, new = x[i, partners[a]], out[i, a]
+            n = np.uint32(x.shape[2])
+            for j in range(n): new[j] = old[n - np.uint32(1) - j]
 
 # %% ../../nbs/01_etl/01_sequences.ipynb #is-ohe
 def _is_ohe(x):
-    "Does `x` look one-hot rather than like bytes or text?"
+    "Is `x` one-hot (or a tensor) rather than text or bytes?"
     if not hasattr(x, "ndim") or x.ndim not in (2, 3): return False
     if x.ndim == 3 or hasattr(x, "detach") or x.dtype.kind in "fb": return True
-    return x.dtype.kind in "iu" and x.size > 0 and int(x.max()) <= 1
+    return x.dtype.kind in "iu" and x.size > 0 and int(x[:1].max()) <= 1 and int(x.max()) <= 1
 
 # %% ../../nbs/01_etl/01_sequences.ipynb #reverse-complement
 def reverse_complement(
-    x:Any,                     # Text, bytes `(N, L)`, or one-hot `(N, A, L)` or `(A, L)`, NumPy or torch
+    x:Any,                     # Text of any lengths, bytes `(N, L)`, or one-hot `(N, A, L)` or `(A, L)`, NumPy or torch
     alphabet:Alphabet|str=DNA, # Alphabet or its name
-) -> Any:                      # The other strand, read 5' to 3', in the kind that came
+) -> Any:                      # The other strand 5' to 3', a new object of the kind that came
     "The sequence of the other strand. Raises `ValueError` if the letters of `alphabet` do not pair."
-    alphabet = get_alphabet(alphabet)
+    partners = np.array(get_alphabet(alphabet).partners)
     if not _is_ohe(x):
         letters, starts = _flat(x)
         out = np.empty_like(letters)
-        _rc_kernel(letters, starts, _complement(alphabet), out)
+        _rc_kernel(letters, starts, _partner_table(get_alphabet(alphabet)), out)
         return _like(out, starts, x)
-    check_ohe(x if x.ndim == 3 else x[None], "x", alphabet.size)
-    if hasattr(x, "detach"): return x.flip(-1)[..., alphabet.partners, :]
-    return np.ascontiguousarray(x[..., alphabet.partners, ::-1])
-
-# %% ../../nbs/01_etl/01_sequences.ipynb #sides
-SIDES = ("left", "right", "both")
+    batch = check_ohe(x if x.ndim == 3 else x[None], "x", len(partners))
+    if hasattr(x, "detach"): return x.flip(-1)[..., partners.tolist(), :]
+    bits = np.ascontiguousarray(batch).view(f"u{x.dtype.itemsize}")
+    out = np.empty_like(bits)
+    _flip_kernel(bits, partners, out)
+    return out.view(x.dtype).reshape(x.shape)
 
 # %% ../../nbs/01_etl/01_sequences.ipynb #pad-kernel
 @njit(nogil=True, cache=True)
 def _pad_kernel(letters, starts, before, cut, out):
-    "Copy each sequence into its row of `out`, `before` letters in, leaving out its first `cut` letters"
+    "Copy each sequence to its row of `out`, `before` letters in and without its first `cut` letters"
     for i in range(len(starts) - 1):
-        first, a = before[i], starts[i] + cut[i]
-        for j in range(min(starts[i + 1] - a, out.shape[1] - first)): out[i, first + j] = letters[a + j]
+        old, new = letters[starts[i] + cut[i]:starts[i + 1]], out[i, before[i]:]
+        for j in range(min(len(old), len(new))): new[j] = old[j]
+
+# %% ../../nbs/01_etl/01_sequences.ipynb #before
+SIDES = ("left", "right", "both")
+
+def _before(missing, side):
+    "How many of the `missing` letters belong to the left"
+    return {"left": missing, "right": 0 * missing, "both": missing // 2}[choose(side, SIDES, "side")]
 
 # %% ../../nbs/01_etl/01_sequences.ipynb #pad-seqs
 def pad_seqs(
-    seqs:str|Sequence[str]|np.ndarray, # Text or bytes, of any lengths
-    length:int|None=None,              # Length to reach; None: that of the longest
-    side:str="right",                  # Where letters are added: left | right | both (an odd one goes right)
-    truncate:str|None=None,            # Where letters are cut from longer ones: left | right | both; None: an error
+    seqs:str|Sequence[str]|np.ndarray, # Text of any lengths, or bytes `(N, L)`
+    length:int|None=None,              # Length to reach, bp; None: that of the longest
+    side:str="right",                  # Where letters are added: left | right | both
+    truncate:str|None=None,            # Where longer sequences are cut: left | right | both; None: an error
     value:str="N",                     # Letter to add
 ) -> Any:                              # Sequences of one length, in the kind that came
-    "Pad or cut sequences to one length. Raises `ValueError` if one is too long and `truncate` is not given."
-    choose(side, SIDES, "`side`"); choose(truncate, (None, *SIDES), "`truncate`") if truncate is not None else None
+    "Pad or cut sequences to one length. Raises `ValueError` if one is longer and `truncate` is not given."
+    if _is_ohe(seqs): raise TypeError("`pad_seqs` takes text or bytes; pad before encoding with `ohe`.")
     letters, starts = _flat(seqs)
-    missing = (max(np.diff(starts), default=0) if length is None else length) - np.diff(starts)
-    if truncate is None and (missing < 0).any():
-        row = int(np.argmax(missing < 0))
-        raise ValueError(f"Row {row} has {starts[row+1] - starts[row]} letters, more than length={length}. Pass `truncate=` left, right or both to cut it.")
-    share = {"left": lambda n: n, "right": lambda n: 0 * n, "both": lambda n: n // 2}
-    before, cut = share[side](np.maximum(missing, 0)), share[truncate or "right"](np.maximum(-missing, 0))
-    out = np.full((len(missing), int(missing[0] + starts[1]) if len(missing) else length or 0), ord(value), np.uint8)
+    lengths = np.diff(starts)
+    if length is None: length = int(lengths.max(initial=0))
+    if truncate is None and (lengths > length).any():
+        row = int(np.argmax(lengths > length))
+        raise ValueError(f"Row {row} has {lengths[row]} letters, more than `length={length}`. Pass `truncate=` left, right or both to cut it.")
+    before, cut = _before(np.maximum(length - lengths, 0), side), _before(np.maximum(lengths - length, 0), truncate or "right")
+    out = np.full((len(lengths), length), ord(value), np.uint8)
     _pad_kernel(letters, starts, before, cut, out)
-    return _like(out.ravel(), np.arange(len(out) + 1) * out.shape[1], seqs)
+    if getattr(seqs, "ndim", 1) == 2: return out.view(seqs.dtype)
+    return _like(out.ravel(), np.arange(len(out) + 1) * length, seqs)
 
 # %% ../../nbs/01_etl/01_sequences.ipynb #gc-kernel
 @njit(nogil=True, cache=True)
 def _gc_kernel(letters, starts, out):
-    "Share of C and G among A, C, G, T and U of each sequence"
+    "Share of C and G among A, C, G, T and U in each sequence of flat `letters`"
     for i in range(len(starts) - 1):
         strong, weak = 0, 0
-        for j in range(starts[i], starts[i + 1]):
-            c = letters[j] & 0xDF
-            strong += (c == 67) | (c == 71)
-            weak += (c == 65) | ((c & 0xFE) == 84)
+        for c in letters[starts[i]:starts[i + 1]]:
+            upper = c & np.uint8(0xDF)
+            strong += (upper == 67) | (upper == 71)
+            weak += (upper == 65) | (upper == 84) | (upper == 85)
         out[i] = strong / (strong + weak) if strong + weak else np.nan
 
 # %% ../../nbs/01_etl/01_sequences.ipynb #gc-content
 def gc_content(
-    seqs:Any,      # Text of any lengths, bytes, or one-hot `(N, A, L)` in the order ACGT
-) -> np.ndarray:   # Share of C and G among the known bases, float64, `(N,)`; NaN where no base is known
+    seqs:Any,    # Text of any lengths, bytes `(N, L)`, or one-hot `(N, A, L)` or `(A, L)` in the order ACGT
+) -> np.ndarray: # Share of C and G among the known bases, float64 `(N,)`; nan where none is known
     "GC content of each sequence; N and other ambiguous letters do not count"
-    if _is_ohe(seqs): seqs = to_bytes(decode_ohe(seqs))
-    letters, starts = _flat(seqs)
+    letters, starts = _flat(decode_ohe(seqs) if _is_ohe(seqs) else seqs)
     out = np.empty(len(starts) - 1)
     _gc_kernel(letters, starts, out)
     return out
@@ -316,12 +330,15 @@ def random_seqs(
     n:int,                                  # Number of sequences
     length:int,                             # Length of each, bp
     alphabet:Alphabet|str=DNA,              # Alphabet or its name
-    probs:Sequence[float]|None=None,        # Probability of each letter, in the order of the alphabet; None: all alike
+    probs:Sequence[float]|None=None,        # Probability of each letter of the alphabet; None: all alike
     seed:int|np.random.Generator|None=None, # Seed or generator
 ) -> list[str]:                             # The sequences
-    "Random sequences whose letters are drawn independently. Raises `ValueError` for probabilities that do not fit."
+    "Draw sequences of independent letters. Raises `ValueError` if `probs` are no probabilities of the letters."
     gen, alphabet = rng(seed), get_alphabet(alphabet)
-    if probs is not None and (len(probs) != alphabet.size or min(probs) < 0 or abs(sum(probs) - 1) > 1e-6):
-        raise ValueError(f"`probs` is {probs}; expected {alphabet.size} probabilities that sum to 1, in the order {alphabet.letters}.")
-    draws = gen.choice(alphabet.size, (n, length), p=probs) if probs is not None else gen.integers(alphabet.size, size=(n, length))
+    if probs is None: draws = gen.integers(alphabet.size, size=(n, length))
+    else:
+        p = np.asarray(probs, float)
+        if p.shape != (alphabet.size,) or not (p >= 0).all() or abs(p.sum() - 1) > 1e-6:
+            raise ValueError(f"`probs` is {p.tolist()}; expected {alphabet.size} probabilities that sum to 1, in the order {alphabet.letters}.")
+        draws = gen.choice(alphabet.size, (n, length), p=p / p.sum())
     return from_bytes(np.frombuffer(alphabet.letters.encode(), np.uint8)[draws])

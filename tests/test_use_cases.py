@@ -1,0 +1,165 @@
+"""The use cases, run as a user runs them: by `use_cases/run.py`, which executes the notebook with papermill."""
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+KEYS = {"use_case", "scale", "data", "models", "interpretation", "seconds"}
+ROW = {"target", "variant", "seed", "rows", "r2", "pearson", "spearman", "mse"}
+
+
+def run(*arguments, **environment):
+    command = [sys.executable, str(ROOT / "use_cases" / "run.py"), *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True)
+
+
+def lookup(tree, word):
+    "The values of every key with this name, at any depth"
+    for key, value in tree.items():
+        if key == word:
+            yield value
+        if isinstance(value, dict):
+            yield from lookup(value, word)
+
+
+def check_metrics(metrics, scale):
+    "The promises of `metrics.json` that hold at every scale"
+    assert set(metrics) == KEYS
+    assert (metrics["use_case"], metrics["scale"]) == ("jores21", scale)
+    assert metrics["seconds"] > 0 and metrics["models"] and metrics["interpretation"]
+    for rows in metrics["models"].values():
+        assert rows
+        for row in rows:
+            assert set(row) >= ROW
+            assert row["rows"] > 0 and row["mse"] > 0
+            assert row["r2"] <= 1 and all(-1 <= row[name] <= 1 for name in ("pearson", "spearman"))
+
+
+# ---------------------------------------------------------------- jores21, simulated
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    "The folder that `make demo` fills"
+    out = tmp_path_factory.mktemp("runs") / "demo"
+    done = run("jores21", "--scale", "smoke", "--out", out, "--fresh")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out, done.stdout
+
+
+def test_smoke_recovers_what_was_planted(smoke):
+    metrics = json.loads((smoke[0] / "metrics.json").read_text())
+    check_metrics(metrics, "smoke")
+    ceiling = next(lookup(metrics, "ceiling"))
+    assert all(ceiling - .1 <= row["r2"] <= ceiling + .1 for rows in metrics["models"].values() for row in rows)
+
+
+def test_smoke_leaves_a_page_with_code_and_figures(smoke):
+    out, _ = smoke
+    html = (out / "jores21.html").read_text(encoding="utf-8")
+    assert html.count("data:image/png;base64") >= 5 and "eu.simulate" in re.sub(r"<[^>]+>", "", html)
+    assert len(list(out.rglob("*.png"))) >= 5
+    assert list(out.rglob("manifest.json")) and list(out.rglob("*.ckpt"))
+    page = nbformat.read(out / "jores21.ipynb", as_version=4)
+    assert [o for cell in page.cells for o in cell.get("outputs", []) if o.output_type == "error"] == []
+    assert [o.text for cell in page.cells for o in cell.get("outputs", []) if o.get("name") == "stderr"] == []
+
+
+def test_smoke_ends_on_a_table_and_the_page_to_open(smoke):
+    out, shown = smoke
+    lines = shown.strip().splitlines()
+    assert lines[-1].endswith(f"Open {out / 'jores21.html'}")
+    assert any(line.startswith("model") and "r2" in line for line in lines)
+    assert any(line.startswith("CNN") for line in lines)
+
+
+def test_missing_data_is_said_before_anything_is_trained(tmp_path):
+    done = run("jores21", "--scale", "sample", "--out", tmp_path / "out", EUGENE_DATA=str(tmp_path / "nothing"), EUGENE_CACHE=str(tmp_path / "cache"))
+    assert done.returncode == 1
+    assert "FileNotFoundError" in done.stderr and "EUGENE_DATA" in done.stderr and str(tmp_path / "out" / "jores21.ipynb") in done.stderr
+    assert not list((tmp_path / "out").rglob("*.ckpt"))
+
+
+# ---------------------------------------------------------------- jores21, measured
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.environ.get("EUGENE_DATA"), reason="EUGENE_DATA does not name the folder with the data")
+def test_sample_learns_from_real_promoters(tmp_path):
+    out = Path(os.environ.get("EUGENE_RUNS", tmp_path)) / "jores21-sample"
+    done = run("jores21", "--scale", "sample", "--out", out)
+    assert done.returncode == 0, done.stderr[-3000:]
+    metrics = json.loads((out / "metrics.json").read_text())
+    check_metrics(metrics, "sample")
+    assert {"CNN", "Jores21CNN"} <= set(metrics["models"])
+    assert all(row["r2"] > .2 for rows in metrics["models"].values() for row in rows)
+
+
+# ---------------------------------------------------------------- the runner itself, on a notebook of three cells
+
+def toy(folder, last):
+    nb = nbformat.v4.new_notebook(metadata={"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}})
+    parameters = nbformat.v4.new_code_cell("scale, out, epochs = 'none', 'nowhere', 0")
+    parameters.metadata["tags"] = ["parameters"]
+    nb.cells = [nbformat.v4.new_markdown_cell("# Toy"), parameters, nbformat.v4.new_code_cell(last)]
+    nbformat.write(nb, folder / "07_toy.ipynb")
+
+
+METRICS = {"use_case": "toy", "scale": "smoke", "data": {"note": "simulated"}, "seconds": 1.0, "interpretation": {"auroc": .91234, "list": [1, 2]},
+           "models": {"CNN": [{"target": "y", "r2": .5}], "Longer": [{"target": "y", "r2": None}]}}
+GOOD = f"import json, pathlib; json.dump({METRICS!r} | {{'scale': scale, 'epochs': epochs}}, open(pathlib.Path(out)/'metrics.json', 'w'))"
+
+
+@pytest.fixture
+def runner(monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "agg")  # the runner takes it away; put back afterwards
+    monkeypatch.syspath_prepend(str(ROOT / "use_cases"))
+    import run as module
+    return module
+
+
+def test_a_run_that_fails_leaves_the_last_result_in_place(runner, tmp_path, capsys):
+    toy(tmp_path, GOOD)
+    arguments = ["toy", "--scale", "smoke", "--out", str(tmp_path / "runs" / "toy"), "--fresh", "-p", "epochs", "3"]
+    runner.main(arguments, tmp_path)
+    assert "toy, scale smoke" in capsys.readouterr().out
+    kept = json.loads((tmp_path / "runs/toy/metrics.json").read_text())
+    assert kept["epochs"] == 3 and "Toy" in (tmp_path / "runs/toy/toy.html").read_text(encoding="utf-8")
+    toy(tmp_path, "raise ValueError('no such promoter')")
+    with pytest.raises(SystemExit) as stop:
+        runner.main(arguments, tmp_path)
+    assert "ValueError: no such promoter" in str(stop.value) and str(tmp_path / "runs/toy-failed/toy.ipynb") in str(stop.value)
+    assert json.loads((tmp_path / "runs/toy/metrics.json").read_text()) == kept
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["toy", "toy-failed"]
+
+
+def test_a_killed_run_is_cleared_away(runner, tmp_path):
+    out, before = tmp_path / "demo", tmp_path / ".demo.before"
+    for folder, text in ((out, "half"), (before, "whole")):
+        folder.mkdir()
+        (folder / "metrics.json").write_text(text)
+    with pytest.raises(RuntimeError):
+        with runner.result_folder(out, fresh=True):
+            raise RuntimeError
+    assert (out / "metrics.json").read_text() == "whole" and not before.exists()
+
+
+def test_without_fresh_a_folder_keeps_what_it_holds(runner, tmp_path):
+    (tmp_path / "best.ckpt").write_text("trained")
+    with runner.result_folder(tmp_path, fresh=False) as out:
+        assert (out / "best.ckpt").read_text() == "trained"
+
+
+def test_the_summary_is_a_table_with_aligned_columns(runner):
+    assert runner.summary(METRICS).splitlines() == [
+        "toy, scale smoke", "", "model   target  r2", "CNN     y       0.5", "Longer  y", "", "note   simulated", "auroc  0.9123"]
+
+
+def test_an_unknown_case_lists_the_cases(runner):
+    with pytest.raises(SystemExit, match="no use case 'jores'.*jores21"):
+        runner.find_notebook("jores", ROOT / "use_cases")

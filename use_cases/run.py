@@ -1,0 +1,143 @@
+"""Run a use case and show its numbers: `python use_cases/run.py jores21 --scale smoke --out runs/demo --fresh`.
+
+The notebook `NN_<case>.ipynb` is executed by papermill; `<case>.ipynb`, `<case>.html`, `metrics.json` and the figures
+end up in `out`.
+"""
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+
+def find_notebook(case, folder):
+    "The notebook of a use case. Raises `SystemExit` that lists the cases."
+    notebooks = {p.stem.partition("_")[2]: p for p in sorted(Path(folder).glob("[0-9][0-9]_*.ipynb"))}
+    if case not in notebooks:
+        raise SystemExit(f"There is no use case {case!r}; choose one of {', '.join(notebooks)}.")
+    return notebooks[case]
+
+
+@contextlib.contextmanager
+def result_folder(out, fresh):
+    "A folder to fill. With `fresh` it starts empty, and what it held comes back if the block fails."
+    before, failed = out.with_name(f".{out.name}.before"), out.with_name(f"{out.name}-failed")
+    if fresh:
+        if before.exists():  # a run was killed on the way: what it left is no result
+            shutil.rmtree(out, ignore_errors=True)
+            before.rename(out)
+        shutil.rmtree(failed, ignore_errors=True)
+        if out.exists():
+            out.rename(before)
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        yield out
+    except BaseException:
+        if fresh:
+            out.rename(failed)
+            if before.exists():
+                before.rename(out)
+        raise
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def run_notebook(notebook, page, parameters):
+    "Execute a notebook with papermill, in the notebook's own folder, and write what it shows to `page`"
+    import papermill
+
+    os.environ.pop("MPLBACKEND", None)  # the kernel's own backend puts the figures on the page
+    papermill.execute_notebook(str(notebook), str(page), parameters=parameters, kernel_name="python3", cwd=str(notebook.parent))
+
+
+def write_html(page):
+    "The executed notebook as one page for a browser, code and figures included"
+    from nbconvert import HTMLExporter
+
+    body, _ = HTMLExporter().from_filename(str(page))
+    html = page.with_suffix(".html")
+    html.write_text(body, encoding="utf-8")
+    return html
+
+
+def flat(values, prefix=""):
+    "Nested numbers and words as `(name, value)` pairs; lists and tables stay in the file"
+    for key, value in values.items():
+        name = f"{prefix} {key}".strip().replace("_", " ")
+        if isinstance(value, dict):
+            yield from flat(value, name)
+        elif isinstance(value, (bool, int, float, str)):
+            yield name, value
+
+
+def shown(value):
+    "A table's entry: four digits of a fraction, everything else as it is"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "" if value is None else str(value)
+
+
+def columns(rows):
+    "Rows of text as lines with aligned columns"
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return ["  ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip() for row in rows]
+
+
+def summary(metrics):
+    "What `metrics.json` holds, as the short table printed at the end"
+    rows = [{"model": name, **row} for name, models in metrics["models"].items() for row in models]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    table = [names] + [[shown(row.get(name)) for name in names] for row in rows]
+    data = metrics["data"] if isinstance(metrics["data"], dict) else {"data": metrics["data"]}
+    facts = [*flat(data), *flat(metrics["interpretation"])]
+    head = f"{metrics['use_case']}, scale {metrics['scale']}"
+    return "\n".join([head, "", *columns(table), "", *columns([[name, shown(value)] for name, value in facts])])
+
+
+def value_of(text):
+    "A parameter's value: a number, true, false or null where it reads as one, else the word itself"
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def parse(arguments):
+    parser = argparse.ArgumentParser(description="Run a use case and show its numbers.")
+    parser.add_argument("case", help="name of the use case: jores21")
+    parser.add_argument("--scale", default="smoke", help="smoke, sample or full")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the page, the figures and the numbers")
+    parser.add_argument("--fresh", action="store_true", help="start from an empty folder")
+    parser.add_argument("-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set a parameter of the notebook")
+    return parser.parse_args(arguments)
+
+
+def main(arguments=None, folder=HERE):
+    args = parse(arguments)
+    notebook, out = find_notebook(args.case, folder), args.out.resolve()
+    if os.environ.get("EUGENE_DATA"):
+        os.environ["EUGENE_DATA"] = str(Path(os.environ["EUGENE_DATA"]).resolve())
+    parameters = {"scale": args.scale, "out": os.path.relpath(out, notebook.parent)}
+    parameters |= {name: value_of(text) for name, text in args.parameters}
+    print(f"Running use_cases/{notebook.name} at scale {args.scale} into {args.out}", flush=True)
+    started = time.time()
+    try:
+        with result_folder(out, args.fresh):
+            page = out / f"{args.case}.ipynb"
+            run_notebook(notebook, page, parameters)
+            html = write_html(page)
+            metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    except Exception as error:
+        left = args.out.with_name(f"{args.out.name}-failed") if args.fresh else args.out
+        name = getattr(error, "ename", type(error).__name__)
+        text = getattr(error, "evalue", str(error))
+        raise SystemExit(f"use_cases/{notebook.name} did not run to its end. {name}: {text}\nThe page so far: {left / (args.case + '.ipynb')}") from error
+    print(f"\n{summary(metrics)}\n\n{time.time() - started:.0f} s. Open {args.out / html.name}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
