@@ -53,7 +53,8 @@ use-case: $(STAMP) ## one use case at one scale: CASE=jores21 SCALE=smoke|sample
 
 readme: $(STAMP) ## README.md from nbs/index.ipynb
 	@$(BIN)/python -m nbconvert --log-level WARN --to markdown --stdout nbs/index.ipynb \
-	  --RegexRemovePreprocessor.enabled=True --RegexRemovePreprocessor.patterns='^#\|\s*(hide|export|default_exp)' > $(README).new
+	  --RegexRemovePreprocessor.enabled=True --RegexRemovePreprocessor.patterns='^#\|\s*(hide|export|default_exp)' \
+	  | awk '/^```/ {inside = !inside; if (inside && $$0 == "```") $$0 = "```python"} {print}' | cat -s > $(README).new
 	@mv $(README).new $(README)
 
 export: $(STAMP) ## eugene/ from the notebooks

@@ -121,6 +121,6 @@ def test_files_are_the_ones_described(relative, data_dir):
 
 def test_a_folder_without_the_file(tmp_path, monkeypatch):
     monkeypatch.setenv("EUGENE_DATA", str(tmp_path))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("eugene.etl.datasets.cache_folder", lambda: tmp_path / "cache")
     with pytest.raises(FileNotFoundError, match="jores21_leaf_dev.tsv.gz in EUGENE_DATA .* Set EUGENE_DATA"): jores21("leaf")
     assert not any(tmp_path.iterdir())

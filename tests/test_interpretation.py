@@ -294,7 +294,16 @@ def test_evolution_stops_at_a_local_optimum():
 
 def test_a_cnn_of_the_package_goes_through_every_door():
     torch.manual_seed(0)
-    model = CNN(40, output_dim=1)
+    model = CNN(40, output_dim=1, conv={"channels": [8, 8], "kernels": 5})
     for call in CALLS.values():
         if call not in (CALLS["layer_outputs"], CALLS["filter_pfms"]): call(model, X)
     assert filter_pfms(model, X, n=5).shape[1] == 4
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+@pytest.mark.parametrize("name", MODELS)
+def test_a_gpu_gives_what_the_cpu_gives(name):
+    model = make(name)
+    for call in (ism, lambda *a, **kw: attribute(*a, **kw).values, lambda m, x, **kw: positional_importance(m, x, TATA, **kw), lambda *a, **kw: evolve(*a, rounds=2, **kw).scores):
+        assert np.abs(call(model, X, device="cuda") - call(model, X, device="cpu")).max() < 1e-3
+    assert all(p.device.type == "cpu" for p in model.parameters())

@@ -64,4 +64,5 @@ def test_the_example_runs_as_written(tmp_path):
     code = "\n".join(blocks)
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "r2" in done.stdout
+    names, numbers, site = (line.split() for line in done.stdout.strip().splitlines())
+    assert float(numbers[names.index("r2")]) > .6 and "TATAAATA" in site[1]

@@ -139,9 +139,9 @@ def find_data(
         if (place/relative).is_file(): return _check_content(place/relative, file, sha256)
     if file.url and data is None: return download(file, cache_folder(), sha256, progress)
     looked = ", ".join(f"{name} ({place})" for name, place in folders.items())
-    hint = "" if "EUGENE_DATA" in folders or data is not None else " EUGENE_DATA is not set."
+    todo = "Check the folder." if data is not None else "Set EUGENE_DATA to a folder that has it, or pass `data=`."
     where = f"It can be fetched from {file.url}." if file.url else "It has no public address; complete tables come with `scale=\"full\"`."
-    raise FileNotFoundError(f"There is no {relative} in {looked}.{hint} Set EUGENE_DATA to a folder that has it, or pass `data=`. {where}")
+    raise FileNotFoundError(f"There is no {relative} in {looked}. {todo} {where}")
 
 # %% ../../nbs/01_etl/11_datasets.ipynb #datasetcard
 @dataclass(frozen=True)

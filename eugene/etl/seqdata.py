@@ -202,9 +202,8 @@ def make_dataset(
     count = 0 if targets is None else 1 if np.ndim(targets) == 1 else np.shape(targets)[1]
     names = [f"target{t + 1}" for t in range(count)] if target_names is None else list(target_names)
     _check_names([*names, *columns])
-    data = {"seq": (("sequence", "position"), seq)}
+    data = {"seq": (("sequence", "position"), seq)} | ({} if sizes is None else {"length": ("sequence", sizes)})
     if names: data["targets"] = (("sequence", "target"), _targets(targets, names, n, missing))
-    if sizes is not None: data["length"] = ("sequence", sizes)
     data |= {c: ("sequence", _column(v, c, n)) for c, v in columns.items()}
     coords = {"id": ("sequence", _ids(ids, n))} | ({"target": np.array(names, object)} if names else {})
     attrs = {"alphabet": get_alphabet(alphabet).name, "eugene": __version__} | ({} if sizes is None else {"side": pad.get("side", "right")})

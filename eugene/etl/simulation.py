@@ -187,8 +187,7 @@ def _measure(
 ) -> np.ndarray:              # Measured activity, or 0 and 1; `(N,)`
     "What an experiment would report"
     if task == "regression": return signal + noise * gen.normal(size=len(signal))
-    odds = (signal - centre) / max(noise, 1e-12)
-    return (gen.logistic(size=len(signal)) < odds).astype(float)
+    return (noise * gen.logistic(size=len(signal)) < signal - centre).astype(float)
 
 # %% ../../nbs/01_etl/10_simulation.ipynb #ceiling
 def _ceiling(

@@ -35,6 +35,7 @@ def _best_mutations(
         scores = mutant_scores(model, block, target, batch_size)[1]
         scores = scores.masked_fill(block == 1, -torch.inf).transpose(1, 2).flatten(1).cpu().numpy()
         best = scores.argmax(1)
+        if np.isnan(scores[np.arange(len(best)), best]).any(): raise ValueError("The model scores some mutants NaN; evolution needs numbers to compare. Look at `predict` of the sequences.")
         found.append((scores[np.arange(len(best)), best], *np.divmod(best, x.shape[1])))
     return tuple(np.concatenate(v) for v in zip(*found))
 

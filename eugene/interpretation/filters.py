@@ -134,6 +134,7 @@ def filter_windows(
 # %% ../../nbs/05_interpretation/01_filters.ipynb #candidates
 def _candidates(out, n, above): # Row, filter and position of activations `(B, F, P)` that can be among the best
     "The windows of one batch that reach the filter's `n`-th highest activation"
+    if torch.isnan(out).any(): raise ValueError("The layer's output contains NaN; look at its weights and at `x` for values that are no numbers.")
     flat = out.transpose(0, 1).flatten(1)
     least = flat.topk(min(n, flat.shape[1]), dim=1).values[:, -1:]
     f, i = ((flat >= least) & (flat > above)).nonzero(as_tuple=True)

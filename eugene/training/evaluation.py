@@ -71,10 +71,10 @@ def evaluate(
 def plot_predictions(
     y_true:np.ndarray,      # Measurements of one target, `(N,)` or `(N, 1)`; `NaN` where missing
     y_pred:np.ndarray,      # Predictions, of the same shape
-    ax=None,                # Axes to draw on; None: new ones
+    ax:Any|None=None,       # Axes to draw on; None: new ones
     density:bool|None=None, # Hexagons coloured by number instead of points; None: above 1,000 sequences
-    **kw,                   # Arguments of `scatter`, or of `hexbin`
-):                          # The axes
+    **kw:Any,               # Arguments of `scatter`, or of `hexbin`
+) -> Any:                   # The axes
     "Predictions against measurements, with R2 and Pearson's r. Raises `ValueError` for more than one target."
     import matplotlib.pyplot as plt
     y, p = paired(y_true, y_pred)
@@ -87,7 +87,7 @@ def plot_predictions(
         drawn = ax.hexbin(y[:, 0], p[:, 0], **{"gridsize": 50, "mincnt": 1, "bins": "log", "extent": (low, high, low, high), "linewidths": .1, **kw})
         ax.figure.colorbar(drawn, ax=ax, label="sequences")
     else: ax.scatter(y[:, 0], p[:, 0], **{"s": 6, "alpha": .5, "color": "#0072B2", "linewidths": 0, **kw})
-    ax.plot([low, high], [low, high], color="0.4", lw=1, ls="--")
+    ax.plot([low, high], [low, high], color="0.2", lw=1, ls="--")
     ax.set(xlim=(low, high), ylim=(low, high), xlabel="measured", ylabel="predicted")
     ax.text(.04, .96, f"R² = {r2(y, p)[0]:.2f}\nr = {pearson(y, p)[0]:.2f}\nn = {len(y):,}", transform=ax.transAxes, va="top", fontsize=8)
     return ax

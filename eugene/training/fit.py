@@ -323,9 +323,9 @@ def fit_dataset(
 # %% ../../nbs/04_training/06_fit.ipynb #plot-history
 def plot_history(
     history:pd.DataFrame, # History of a run, as in `FitResult`
-    ax=None,              # Axes to draw on; None: new ones
-    **kw,                 # Arguments of the lines, say `lw`
-):                        # The axes
+    ax:Any|None=None,     # Axes to draw on; None: new ones
+    **kw:Any,             # Arguments of the lines, say `lw`
+) -> Any:                 # The axes
     "Training and validation loss by epoch; a dotted line at the epoch that was kept"
     import matplotlib.pyplot as plt
     ax = ax or plt.subplots(figsize=(4, 3))[1]
