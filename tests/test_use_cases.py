@@ -1,6 +1,5 @@
 """The use cases, run as a user runs them: by `use_cases/run.py`, which executes the notebook with papermill."""
 import json
-import math
 import os
 import re
 import subprocess
@@ -8,6 +7,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,20 +20,13 @@ def run(*arguments, **environment):
     return subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True)
 
 
-def lookup(tree, word):
-    "The values of every key with this name, at any depth"
-    for key, value in tree.items():
-        if key == word:
-            yield value
-        if isinstance(value, dict):
-            yield from lookup(value, word)
-
-
 def check_metrics(metrics, scale):
     "The promises of `metrics.json` that hold at every scale"
-    assert set(metrics) == KEYS
+    assert set(metrics) >= KEYS
     assert (metrics["use_case"], metrics["scale"]) == ("jores21", scale)
     assert metrics["seconds"] > 0 and metrics["models"] and metrics["interpretation"]
+    assert metrics["checks"] and all(metrics["checks"].values())
+    assert all(np.diff(metrics["interpretation"]["evolution"]) >= 0)
     for rows in metrics["models"].values():
         assert rows
         for row in rows:
@@ -56,8 +49,12 @@ def smoke(tmp_path_factory):
 def test_smoke_recovers_what_was_planted(smoke):
     metrics = json.loads((smoke[0] / "metrics.json").read_text())
     check_metrics(metrics, "smoke")
-    ceiling = next(lookup(metrics, "ceiling"))
-    assert all(ceiling - .1 <= row["r2"] <= ceiling + .1 for rows in metrics["models"].values() for row in rows)
+    truth, interpretation = metrics["truth"], metrics["interpretation"]
+    assert all(abs(row["r2"] - truth["r2_ceiling_on_test"]) <= .1 for rows in metrics["models"].values() for row in rows)
+    assert truth["ism_auroc"] > .8 and truth["input_x_gradient_auroc"] > .8
+    assert max(interpretation["tata_mean"], key=interpretation["tata_mean"].get) == "TATA box"
+    assert interpretation["tata_mean"]["TATA box"] > interpretation["base_mean"]
+    assert interpretation["best_match_of_found"] > .85
 
 
 def test_smoke_leaves_a_page_with_code_and_figures(smoke):
@@ -111,7 +108,7 @@ def toy(folder, last):
 
 
 METRICS = {"use_case": "toy", "scale": "smoke", "data": {"note": "simulated"}, "seconds": 1.0, "interpretation": {"auroc": .91234, "list": [1, 2]},
-           "models": {"CNN": [{"target": "y", "r2": .5}], "Longer": [{"target": "y", "r2": None}]}}
+           "checks": {"holds": True}, "models": {"CNN": [{"target": "y", "r2": .5}], "Longer": [{"target": "y", "r2": None}]}}
 GOOD = f"import json, pathlib; json.dump({METRICS!r} | {{'scale': scale, 'epochs': epochs}}, open(pathlib.Path(out)/'metrics.json', 'w'))"
 
 
@@ -138,6 +135,23 @@ def test_a_run_that_fails_leaves_the_last_result_in_place(runner, tmp_path, caps
     assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["toy", "toy-failed"]
 
 
+BAR = """import sys, time
+for n in range(3):
+    sys.stderr.write(f"\\rfit: {n}/3"); sys.stderr.flush(); time.sleep(.3)
+sys.stderr.write("\\r        \\r"); sys.stderr.flush(); time.sleep(.3)
+sys.stderr.write("something to know\\n")
+"""
+
+
+def test_bars_move_on_the_terminal_and_leave_no_trace_on_the_page(runner, tmp_path, capfd):
+    toy(tmp_path, BAR + GOOD)
+    runner.main(["toy", "--scale", "smoke", "--out", str(tmp_path / "runs")], tmp_path)
+    shown = capfd.readouterr().err
+    assert "fit: 0/3" in shown and "fit: 2/3" in shown and "something to know" not in shown and "TCP" not in shown
+    outputs = [o for cell in nbformat.read(tmp_path / "runs/toy.ipynb", as_version=4).cells for o in cell.get("outputs", [])]
+    assert "".join(o.text for o in outputs if o.get("name") == "stderr") == "something to know\n"
+
+
 def test_a_killed_run_is_cleared_away(runner, tmp_path):
     out, before = tmp_path / "demo", tmp_path / ".demo.before"
     for folder, text in ((out, "half"), (before, "whole")):
@@ -157,7 +171,7 @@ def test_without_fresh_a_folder_keeps_what_it_holds(runner, tmp_path):
 
 def test_the_summary_is_a_table_with_aligned_columns(runner):
     assert runner.summary(METRICS).splitlines() == [
-        "toy, scale smoke", "", "model   target  r2", "CNN     y       0.5", "Longer  y", "", "note   simulated", "auroc  0.9123"]
+        "toy, scale smoke", "", "model   target  r2", "CNN     y       0.5", "Longer  y", "", "note   simulated", "auroc  0.9123", "holds  yes"]
 
 
 def test_an_unknown_case_lists_the_cases(runner):

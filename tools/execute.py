@@ -40,7 +40,7 @@ class Runner(NotebookClient):
 def execute(path):
     "Run one notebook in its own folder and write it back with its new outputs"
     nb = nbformat.read(path, as_version=4)
-    Runner(nb, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
+    Runner(nb, timeout=900, kernel_name="python3", extra_arguments=["--IPKernelApp.log_level=40"], resources={"metadata": {"path": str(path.parent)}}).execute()
     nbformat.write(nb, path)
 
 

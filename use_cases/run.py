@@ -13,6 +13,11 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+SCALES = {
+    "smoke": "simulated data with known truth, no network: one to three minutes on two cores",
+    "sample": "real data from the folder that EUGENE_DATA names: under half an hour on two cores",
+    "full": "the complete public data: hours, on a GPU",
+}
 
 
 def find_notebook(case, folder):
@@ -46,12 +51,43 @@ def result_folder(out, fresh):
     shutil.rmtree(before, ignore_errors=True)
 
 
+class Bars:
+    "Passes the progress bars of a running notebook on to the terminal, and nothing else it says"
+
+    def write(self, text):
+        if text.startswith("\r"):
+            sys.stderr.write(text)
+
+    def flush(self):
+        sys.stderr.flush()
+
+
 def run_notebook(notebook, page, parameters):
     "Execute a notebook with papermill, in the notebook's own folder, and write what it shows to `page`"
     import papermill
 
     os.environ.pop("MPLBACKEND", None)  # the kernel's own backend puts the figures on the page
-    papermill.execute_notebook(str(notebook), str(page), parameters=parameters, kernel_name="python3", cwd=str(notebook.parent))
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # of tqdm, where ipywidgets is not installed
+    try:
+        papermill.execute_notebook(
+            str(notebook), str(page), parameters=parameters, kernel_name="python3", cwd=str(notebook.parent), stderr_file=Bars(),
+            extra_arguments=["--IPKernelApp.log_level=40"])
+    finally:
+        if page.exists():
+            tidy(page)
+
+
+def tidy(page):
+    "Take out of a page what a progress bar wrote over itself"
+    nb = json.loads(page.read_text(encoding="utf-8"))
+    for cell in nb["cells"]:
+        for output in cell.get("outputs", []):
+            if output.get("name") == "stderr":
+                lines = [line.rpartition("\r")[2].rstrip() for line in "".join(output["text"]).split("\n")]
+                output["text"] = "".join(f"{line}\n" for line in lines if line)
+        if "outputs" in cell:
+            cell["outputs"] = [output for output in cell["outputs"] if output.get("text") != ""]
+    page.write_text(json.dumps(nb, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 def write_html(page):
@@ -75,7 +111,9 @@ def flat(values, prefix=""):
 
 
 def shown(value):
-    "A table's entry: four digits of a fraction, everything else as it is"
+    "A table's entry: four digits of a fraction, yes or no, everything else as it is"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4g}"
     return "" if value is None else str(value)
@@ -93,7 +131,7 @@ def summary(metrics):
     names = list(dict.fromkeys(name for row in rows for name in row))
     table = [names] + [[shown(row.get(name)) for name in names] for row in rows]
     data = metrics["data"] if isinstance(metrics["data"], dict) else {"data": metrics["data"]}
-    facts = [*flat(data), *flat(metrics["interpretation"])]
+    facts = [*flat(data), *flat(metrics.get("truth", {})), *flat(metrics["interpretation"]), *flat(metrics.get("checks", {}))]
     head = f"{metrics['use_case']}, scale {metrics['scale']}"
     return "\n".join([head, "", *columns(table), "", *columns([[name, shown(value)] for name, value in facts])])
 
@@ -109,7 +147,7 @@ def value_of(text):
 def parse(arguments):
     parser = argparse.ArgumentParser(description="Run a use case and show its numbers.")
     parser.add_argument("case", help="name of the use case: jores21")
-    parser.add_argument("--scale", default="smoke", help="smoke, sample or full")
+    parser.add_argument("--scale", default="smoke", choices=SCALES, help="how much data, and which")
     parser.add_argument("--out", type=Path, required=True, help="folder for the page, the figures and the numbers")
     parser.add_argument("--fresh", action="store_true", help="start from an empty folder")
     parser.add_argument("-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set a parameter of the notebook")
@@ -123,7 +161,7 @@ def main(arguments=None, folder=HERE):
         os.environ["EUGENE_DATA"] = str(Path(os.environ["EUGENE_DATA"]).resolve())
     parameters = {"scale": args.scale, "out": os.path.relpath(out, notebook.parent)}
     parameters |= {name: value_of(text) for name, text in args.parameters}
-    print(f"Running use_cases/{notebook.name} at scale {args.scale} into {args.out}", flush=True)
+    print(f"Running use_cases/{notebook.name} into {args.out}. Scale {args.scale}: {SCALES[args.scale]}", flush=True)
     started = time.time()
     try:
         with result_folder(out, args.fresh):

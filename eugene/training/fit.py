@@ -95,7 +95,8 @@ def experiment(
     seed:int,               # Seed of the run
     **settings,             # Epochs, patience, and whatever else the trainer was told
 ) -> dict:                  # `config`, `seed`, `data`, `initial_weights`, all plain values
-    "What defines a run: everything but the machine and the outcome"
+    "What defines a run: everything but the machine and the outcome. Raises `TypeError` for a network that is no Lightning module."
+    if not isinstance(module, LightningModule): raise TypeError(f"`module` is a {type(module).__name__}, which has no loss and no optimiser. Wrap it: SequenceModule(module).")
     config = getattr(module, "config", None) or {"arch": {"class": type(getattr(module, "arch", module)).__name__}, "module": getattr(module, "settings", {})}
     what = {"config": {**config, "fit": settings}, "seed": seed, "data": describe_data(train, val), "initial_weights": _weights_hash(module)}
     return json.loads(json.dumps(what, default=lambda o: getattr(o, "__qualname__", type(o).__qualname__)))
@@ -161,7 +162,7 @@ class Watch(Callback):
     def on_train_epoch_end(self, trainer, pl_module) -> None:
         "Called by Lightning: a row of the history"
         numbers = {k: float(v) for k, v in trainer.callback_metrics.items()}
-        for name in ("train_loss", "val_loss"): check_finite(name, numbers[name], trainer.current_epoch + 1)
+        for name in {"train_loss", "val_loss"} & set(numbers): check_finite(name, numbers[name], trainer.current_epoch + 1)
         row = {"epoch": trainer.current_epoch + 1, **{k: numbers[k] for k in sorted(numbers, key=lambda k: (k != "train_loss", k != "val_loss"))}}
         self.rows.append(row | {"lr": trainer.optimizers[0].param_groups[0]["lr"]})
         self.bar.set_description(f"epoch {row['epoch']}/{trainer.max_epochs}")

@@ -49,8 +49,8 @@ def masked_mean(
 ) -> Tensor:                      # Mean over the measured cells, a scalar
     "Mean loss over the targets that were measured. Raises `ValueError` if the shapes differ."
     check_shapes(scores, y)
-    known = ~torch.isnan(y)
-    losses = each(scores, torch.where(known, y, 0).to(scores.dtype), reduction="none", **arguments)
+    known, exact = ~torch.isnan(y), torch.promote_types(scores.dtype, torch.float32)
+    losses = each(scores.to(exact), torch.where(known, y, 0).to(exact), reduction="none", **arguments)
     return torch.where(known, losses, 0).sum() / known.sum().clamp(min=1)
 
 # %% ../../nbs/04_training/01_losses.ipynb #get-loss

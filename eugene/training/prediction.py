@@ -92,7 +92,7 @@ def _batches_of(
     "Find out how many sequences `data` holds and how to encode some of them"
     if _is_onehot(data):
         check_ohe(data, "data", get_alphabet(alphabet or "DNA").size)
-        return len(data), lambda i, j: torch.as_tensor(data[i:j])
+        return len(data), lambda i, j: data[i:j] if isinstance(data, torch.Tensor) else torch.from_numpy(np.require(data[i:j], requirements=("C", "W")))
     if hasattr(data, "data_vars"):
         if "seq" not in data: raise ValueError(f"The Dataset has no variable `seq`; it has {', '.join(map(str, data.data_vars))}.")
         n, read, alphabet = data["seq"].shape[0], _dataset_bytes(data), alphabet or data.attrs.get("alphabet")
@@ -141,6 +141,7 @@ def predict(
     activate:bool=False,         # Apply the model's output activation: probabilities, not scores
 ) -> np.ndarray:                 # Predictions, float32 `(N, T)`, one row a sequence, in order
     "Score every sequence of `data`. Raises `ValueError` if data or answers have the wrong shape."
+    if batch_size < 1: raise ValueError(f"`batch_size` is {batch_size}; a batch holds at least 1 sequence.")
     choose(unknown, ("zero", "uniform"), "`unknown` of predict (which gives every sequence its row)")
     if activate and not hasattr(model, "activate"): raise ValueError(f"{type(model).__name__} has no method `activate`; apply the activation to the result yourself.")
     n, read = _batches_of(data, alphabet, unknown)
