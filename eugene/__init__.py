@@ -12,7 +12,7 @@ import importlib
 # %% ../nbs/99_face.ipynb #chapters
 _CHAPTERS = {
     "etl.seqdata": "read_table make_dataset open_zarr to_zarr to_pandas from_pandas to_numpy get_split",
-    "etl.simulation": "simulate Plant site_mask",
+    "etl.simulation": "simulate Plant find_sites site_mask",
     "etl.sequences": "DNA RNA ohe decode_ohe to_bytes from_bytes reverse_complement pad_seqs gc_content random_seqs",
     "etl.shuffling": "k_shuffle kmer_counts",
     "etl.splits": "split_random split_groups split_summary exclude_sequences",
@@ -28,11 +28,11 @@ _CHAPTERS = {
     "models.zoo": "build_arch arch_card list_archs",
     "training.metrics": "r2 pearson spearman mse auroc auprc",
     "training.sequence_module": "SequenceModule",
-    "training.configs": "load_config from_config to_config",
+    "training.configs": "load_config from_config to_config save_config",
     "training.fit": "fit fit_dataset plot_history",
     "training.prediction": "predict",
-    "training.evaluation": "evaluate plot_predictions",
-    "interpretation.filters": "layer_outputs filter_pfms plot_filters",
+    "training.evaluation": "evaluate score_table plot_predictions",
+    "interpretation.filters": "layer_outputs filter_seqlets filter_pfms plot_filters",
     "interpretation.attributions": "attribute plot_attribution",
     "interpretation.mutagenesis": "ism base_importance plot_ism",
     "interpretation.in_silico": "implant implant_controls positional_importance percent_increase plot_positional",

@@ -101,7 +101,7 @@ def test_sample_learns_from_real_promoters(tmp_path):
 
 def toy(folder, last):
     nb = nbformat.v4.new_notebook(metadata={"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}})
-    parameters = nbformat.v4.new_code_cell("scale, out, epochs = 'none', 'nowhere', 0")
+    parameters = nbformat.v4.new_code_cell("scale = 'none'\nout = 'nowhere'\nepochs = 0")
     parameters.metadata["tags"] = ["parameters"]
     nb.cells = [nbformat.v4.new_markdown_cell("# Toy"), parameters, nbformat.v4.new_code_cell(last)]
     nbformat.write(nb, folder / "07_toy.ipynb")

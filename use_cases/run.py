@@ -81,12 +81,15 @@ def tidy(page):
     "Take out of a page what a progress bar wrote over itself"
     nb = json.loads(page.read_text(encoding="utf-8"))
     for cell in nb["cells"]:
-        for output in cell.get("outputs", []):
-            if output.get("name") == "stderr":
-                lines = [line.rpartition("\r")[2].rstrip() for line in "".join(output["text"]).split("\n")]
-                output["text"] = "".join(f"{line}\n" for line in lines if line)
-        if "outputs" in cell:
-            cell["outputs"] = [output for output in cell["outputs"] if output.get("text") != ""]
+        outputs = cell.get("outputs", [])
+        said = [output for output in outputs if output.get("name") == "stderr"]
+        text = "".join("".join(output["text"]) for output in said)
+        lines = [line.rpartition("\r")[2].rstrip() for line in text.split("\n")]
+        for output in said:
+            output["text"] = ""
+        if said:
+            said[0]["text"] = "".join(f"{line}\n" for line in lines if line)
+            cell["outputs"] = [output for output in outputs if output.get("text") != ""]
     page.write_text(json.dumps(nb, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
