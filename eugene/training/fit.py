@@ -19,7 +19,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
-from ..core import atomic_path, derive_seed, hash_arrays, log, sha256
+from ..core import atomic_path, derive_seed, hash_arrays, log, pick_device, sha256
 from ..etl.loading import loader
 from .sequence_module import quiet_lightning
 
@@ -195,11 +195,7 @@ def _accelerator(
     device:str|torch.device, # `auto`, `cpu`, `cuda`, `cuda:1`, `mps`
 ) -> dict:                   # Lightning's words for it
     "Where Lightning should compute. Raises `ValueError` for a GPU that is not there."
-    if device == "auto": device = "cuda" if torch.cuda.is_available() else "cpu"
-    try: found = torch.device(device)
-    except (RuntimeError, TypeError): raise ValueError(f"Unknown device {device!r}; use 'auto', 'cpu', 'cuda', 'cuda:1' or 'mps'.") from None
-    if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"Device {str(found)!r} was asked for, but this machine has {torch.cuda.device_count()} of that kind. Use device='auto' or 'cpu'.")
+    found = pick_device(device)
     return {"accelerator": found.type, "devices": [found.index or 0] if found.type == "cuda" else 1}
 
 # %% ../../nbs/04_training/06_fit.ipynb #make-trainer
