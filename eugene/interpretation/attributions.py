@@ -6,7 +6,7 @@
 __all__ = ['METHODS', 'target_scores', 'Attribution', 'attribute', 'plot_attribution']
 
 # %% ../../nbs/05_interpretation/03_attributions.ipynb #imports
-import contextlib
+import contextlib, warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from torch import nn
 from ..core import choose, need
 from ..etl.sequences import DNA, Alphabet
 from ..etl.motifs import plot_logo
-from ..training.prediction import evaluating, _columns
+from ..training.prediction import check_scores, evaluating
 from .filters import as_onehot, batches
 
 # %% ../../nbs/05_interpretation/03_attributions.ipynb #target-scores
@@ -27,12 +27,19 @@ def target_scores(
     target:int=0,       # Column of the prediction
 ) -> torch.Tensor:      # One score a sequence, `(B,)`, with its gradient graph if gradients are on
     "The predictions to explain. Raises `ValueError` if there is no such column."
-    out = _columns(model(batch), len(batch))
+    out = check_scores(model(batch), len(batch))
     if out.ndim > 2:
         raise ValueError(f"The model returned shape {tuple(out.shape)}; one number per sequence and target is needed, (N, T). Wrap it in a module that, say, sums the profile.")
     if not 0 <= target < out.shape[1]:
         raise ValueError(f"target={target}, but the model predicts {out.shape[1]} column{'s' if out.shape[1] > 1 else ''}, counted from 0.")
     return out[:, target]
+
+# %% ../../nbs/05_interpretation/03_attributions.ipynb #captum
+def _captum() -> Any: # The module `captum.attr`
+    "Import captum without its remark about notebook widgets"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        return need("captum.attr", "to compute gradients of predictions")
 
 # %% ../../nbs/05_interpretation/03_attributions.ipynb #backward-safe
 def _backward_safe(
@@ -49,7 +56,7 @@ def _input_x_gradient(
     target:int,         # Column of the prediction
 ) -> tuple[torch.Tensor, None]: # Values `(B, A, L)`; the method has no convergence delta
     "Input times gradient of one batch"
-    captum = need("captum.attr", "to compute gradients of predictions")
+    captum = _captum()
     with _backward_safe(model), torch.enable_grad():
         return captum.InputXGradient(lambda b: target_scores(model, b, target)).attribute(batch.detach().requires_grad_()).detach(), None
 
