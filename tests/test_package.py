@@ -59,7 +59,7 @@ def test_the_source_distribution_can_be_built_from_and_read(built):
 def test_the_metadata_are_those_of_the_settings(built, settings):
     with zipfile.ZipFile(built[0]) as wheel:
         name = next(n for n in wheel.namelist() if n.endswith(".dist-info/METADATA"))
-        metadata = email.message_from_bytes(wheel.read(name))
+        metadata = email.message_from_string(wheel.read(name).decode("utf-8"))
     assert metadata["Name"] == settings["lib_name"]
     assert metadata["Version"] == settings["version"]
     assert metadata["Requires-Python"] == f">={settings['min_python']}"

@@ -67,7 +67,9 @@ def run_notebook(notebook, page, parameters):
     import papermill
 
     os.environ.pop("MPLBACKEND", None)  # the kernel's own backend puts the figures on the page
-    os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")  # of tqdm, where ipywidgets is not installed
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait should not keep others from working
+    if parameters["scale"] == "smoke":
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # a network this small is no faster on two threads
     try:
         papermill.execute_notebook(
             str(notebook), str(page), parameters=parameters, kernel_name="python3", cwd=str(notebook.parent), stderr_file=Bars(),

@@ -165,5 +165,5 @@ def plot_positional(
         ax.fill_between(at, ci.low, ci.high, color=line.get_color(), alpha=.2, lw=0)
     if base is not None: ax.axhline(np.mean(base), color="black", ls="--", lw=1, label="no implant")
     ax.set(xlabel="start of the implant (bp, 0-based)", ylabel="mean score")
-    ax.legend(frameon=False, fontsize=8)
+    ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, .5))
     return ax
