@@ -167,6 +167,31 @@ def test_the_model_is_left_as_it_was(call, fail_at):
     assert torch.is_grad_enabled()
 
 
+@pytest.mark.parametrize("call", CALLS)
+def test_gradients_switched_off_and_half_precision_change_nothing(call):
+    "In `no_grad` and `inference_mode` the answer is the same; a bfloat16 model gives it as float32 or float64, to its own precision"
+    numbers = lambda out: out if isinstance(out, np.ndarray) else getattr(out, "values", None) if call == "attribute" else out.scores
+    model = Watched(make("jores21"))
+    expected = numbers(CALLS[call](model, X))
+    for off in (torch.no_grad, torch.inference_mode):
+        with off(): assert np.array_equal(numbers(CALLS[call](model, X)), expected)
+    half = numbers(CALLS[call](model.bfloat16(), X))
+    assert half.dtype == expected.dtype in (np.float32, np.float64)
+    if call != "filter_pfms": assert np.abs(half - expected).max() < .05 * max(1, np.abs(expected).max())
+
+
+@pytest.mark.parametrize("call", ["attribute", "ism", "positional_importance", "evolve"])
+def test_a_model_that_writes_on_its_input_is_explained_like_any_other(call):
+    class Centres(nn.Module):
+        def __init__(self, model, inplace):
+            super().__init__()
+            self.model, self.inplace = model, inplace
+        def forward(self, x): return self.model(x.sub_(.25) if self.inplace else x - .25)
+
+    found, expected = (CALLS[call](Centres(make("jores21"), inplace), X) for inplace in (True, False))
+    for a, b in zip(found, expected) if call != "evolve" else [(found.scores, expected.scores), (found.x, expected.x)]: assert a is b or np.array_equal(a, b)
+
+
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
 @pytest.mark.parametrize("call", CALLS)
 def test_no_pass_is_larger_than_the_batch_size(call, batch_size):

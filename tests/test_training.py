@@ -124,13 +124,15 @@ def test_each_seed_by_its_effect(one, tmp_path):
 @pytest.mark.parametrize("change, names", [
     (dict(epochs=3), "config.fit.epochs: 2 on record, 3 now"), (dict(seed=1), "seed: 0 on record, 1 now"),
     (dict(batch_size=25), "data.batch_size.train: 50 on record, 25 now"), (dict(gradient_clip_val=1.), "config.fit.gradient_clip_val"),
-    (dict(config={**SMALL, "module": {"lr": .02}}), "config.module.lr: 0.01 on record, 0.02 now"), (dict(start=1), "initial_weights"), (dict(rows=400), "data.rows.val")])
+    (dict(config={**SMALL, "module": {"lr": .02}}), "config.module.lr: 0.01 on record, 0.02 now"), (dict(start=1), "initial_weights"), (dict(rows=400), "data.rows.val"),
+    (dict(unknown="uniform"), "data.unknown.train: 'zero' on record, 'uniform' now"), (dict(dropout=.9), "layers.arch.conv.0.dropout: 'Dropout(p=0.2, inplace=False)' on record, 'Dropout(p=0.9")])
 def test_another_experiment_is_not_taken_up(one, tmp_path_factory, change, names):
     out = tmp_path_factory.getbasetemp() / "finished"
     if not out.exists(): quick(from_config(SMALL), one, out)
     before = (out / "manifest.json").read_bytes()
     data = one.isel(sequence=slice(0, change.pop("rows", 500) - 10)) if "rows" in change else one
     module = from_config(change.pop("config", SMALL), seed=change.pop("start", 0))
+    module.arch.conv[0].dropout.p = change.pop("dropout", .2)
     with pytest.raises(ValueError, match="another experiment") as error: quick(module, data, out, reuse=True, **change)
     assert names in str(error.value) and "reuse=False" in str(error.value)
     assert (out / "manifest.json").read_bytes() == before
@@ -147,7 +149,7 @@ def test_the_manifest_says_what_made_the_weights(one, tmp_path):
     run = quick(from_config(SMALL, seed=3), one, tmp_path)
     manifest = json.loads((tmp_path / "manifest.json").read_text(), parse_constant=lambda c: pytest.fail(f"{c} is no JSON"))
     assert manifest == run.manifest
-    assert {"config", "seed", "data", "initial_weights", "metrics", "epochs", "best_epoch", "seconds", "finished", "eugene", "environment", "checkpoint"} == set(manifest)
+    assert {"config", "layers", "seed", "data", "initial_weights", "metrics", "epochs", "best_epoch", "seconds", "finished", "eugene", "environment", "checkpoint"} == set(manifest)
     assert manifest["config"]["arch"] == SMALL["arch"] and manifest["config"]["fit"]["epochs"] == 2
     assert manifest["data"]["rows"] == {"train": 300, "val": 100}
     assert run.manifest["metrics"]["val_loss"] == run.history["val_loss"].min()
@@ -176,6 +178,21 @@ def test_binary_task_end_to_end(one, tmp_path):
     assert ((probability > 0) & (probability < 1)).all()
     assert np.allclose(probability, 1 / (1 + np.exp(-predict(run.module, labels, device="cpu"))), atol=1e-5)
     with pytest.raises(ValueError, match="labels 0 and 1"): quick(from_config({**SMALL, "module": {"task": "binary"}}), one, tmp_path / "activity")
+
+
+@pytest.mark.parametrize("size", [299, 14, 300])
+def test_no_batch_of_one_reaches_batch_norm(one, tmp_path, caplog, size):
+    "300 sequences: the last batch would hold 1 of 299, is left out, and the log says so; batches of 14 and 300 are as ever"
+    config = {**SMALL, "arch": {**SMALL["arch"], "dense": {"hidden": 8, "norm": "batch"}}}
+    run = quick(from_config(config), one, tmp_path, batch_size=size)
+    assert len(run.history) == 2 and run.manifest["data"]["order"]["drop_last"] == (size == 299) == ("leave one alone" in caplog.text)
+    assert run.manifest["data"]["rows"]["train"] == 300
+
+
+def test_a_split_without_any_measurement_is_refused(one, tmp_path):
+    for side in ("train", "val"):
+        with pytest.raises(ValueError, match=f"{side} rows are missing"): quick(from_config(SMALL), one.assign(targets=one["targets"].where(one["split"] != side)), tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_validation_does_not_depend_on_the_batch_size(one, tmp_path):
@@ -224,6 +241,16 @@ def test_prediction_is_exact_for_a_model_known_by_hand(ds):
     assert np.allclose(predict(LinearModel(w), x), np.einsum("nal,tal->nt", x, w), atol=1e-5)
     model = ModeModel().train()
     assert np.array_equal(predict(model, x)[:, 0], x[:, 1:3].sum((1, 2))) and model.training and model.drop.training
+
+
+def test_a_model_that_writes_on_its_input_cannot_reach_the_data():
+    class Centres(SumModel):
+        def forward(self, x):
+            x -= .25; return super().forward(x)
+
+    x = ohe(random_seqs(5, 30, seed=1)).astype("float32")
+    for data in (x.copy(), torch.tensor(x)):
+        assert np.allclose(predict(Centres(), data)[:, 0], x[:, 1:3].sum((1, 2)) - 15) and np.array_equal(np.asarray(data), x)
 
 
 def test_a_store_is_read_in_slabs_and_encoded_by_the_batch(ds, tmp_path):
@@ -280,3 +307,12 @@ def test_every_config_of_the_use_case_is_valid_and_says_what_training_is(path):
     config = load_config(path)
     assert set(config) == {"arch", "init", "module", "fit"} and all(config.values())
     assert {"epochs", "batch_size", "patience"} <= set(config["fit"])
+
+
+def test_a_run_that_cannot_begin_leaves_the_finished_one(one, tmp_path):
+    "An old result is replaced when its successor really trains, not when it is asked for"
+    quick(from_config(SMALL), one, tmp_path)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
+    with pytest.raises(ValueError):
+        quick(from_config(SMALL, output_dim=3), one, tmp_path)  # the Dataset has one target
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()} == before

@@ -85,8 +85,8 @@ def _usable(ds, alphabet, unknown):
     choose(unknown, UNKNOWN, "policy for unknown letters, `unknown`:")
     seq = ds["seq"].values
     if unknown in ("zero", "uniform"): return np.arange(len(seq))
-    clean = [ohe(seq[i:i + 8192], alphabet).any(1).all(1) for i in range(0, len(seq), 8192)]
-    clean = np.concatenate(clean) if clean else np.empty(0, bool)
+    known = [ohe(seq[i:i + 8192], alphabet).any(1).sum(1) for i in range(0, len(seq), 8192)]
+    clean = np.concatenate([*known, np.empty(0, int)]) == (ds["length"].values if "length" in ds else seq.shape[1])
     bad = np.flatnonzero(~clean)
     if len(bad):
         what = f"{len(bad)} of {len(seq)} sequences hold letters that are not {alphabet.name}, first {ds['id'].values[bad[0]]!r}: {from_bytes(seq[bad[:1]])[0]}"
@@ -105,13 +105,15 @@ def loader(
     num_workers:int=0,    # Worker processes; encoding is fast enough that 0 is mostly best
     unknown:str="zero",   # Policy for ambiguous letters: `zero`, `uniform`, `error`, `skip`
 ) -> DataLoader:          # Yields `Batch(x, y)`
-    "Batches of a Dataset, encoded as they are asked for. Raises `ValueError` if there is no row to load or, under `error`, an unknown letter."
+    "Batches of a Dataset, encoded as they are asked for. Raises `ValueError` if there is no row or batch to load or, under `error`, an unknown letter."
     if batch_size < 1: raise ValueError(f"`batch_size` is {batch_size}; a batch holds at least 1 sequence.")
     ds = check_dataset(ds if split is None else get_split(ds, split))
     alphabet = get_alphabet(ds.attrs["alphabet"])
     rows = _usable(ds, alphabet, unknown)
     if not len(rows): raise ValueError("The Dataset has no rows to load; nothing could be learned or scored from it.")
     seq, y = (ds[v].values if v in ds else None for v in ("seq", "targets"))
+    if drop_last and len(rows) < batch_size:
+        raise ValueError(f"There are {len(rows)} rows, fewer than `batch_size={batch_size}`; with `drop_last` no batch is left. Make it smaller, or keep the last batch.")
     if len(rows) < len(seq): seq, y = seq[rows], None if y is None else y[rows]
     data = SequenceRows(seq, y, alphabet, "uniform" if unknown == "uniform" else "zero")
     return DataLoader(data, sampler=EpochBatches(len(seq), batch_size, shuffle, seed, drop_last), batch_size=None, num_workers=num_workers)

@@ -162,7 +162,7 @@ def _read_lines(
     data = Path(path).read_bytes()
     try: data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
     except (OSError, EOFError, zlib.error) as e: raise ValueError(f"{path} is a damaged gzip file ({e}). Fetch it again.") from None
-    return list(enumerate(data.decode("utf-8", "replace").replace("\r\n", "\n").split("\n"), 1))
+    return list(enumerate(data.decode("utf-8-sig", "replace").replace("\r\n", "\n").split("\n"), 1))
 
 # %% ../../nbs/01_etl/08_motifs.ipynb #read-alphabet
 def _read_alphabet(
@@ -170,7 +170,7 @@ def _read_alphabet(
     path:str|os.PathLike,            # File, for the message
 ) -> Alphabet:                       # DNA unless the file says otherwise
     "The alphabet of a MEME file. Raises `ValueError` for any but DNA and RNA."
-    found = next(((n, line) for n, line in lines if line.startswith("ALPHABET")), None)
+    found = next(((n, line) for n, line in lines if line.lstrip().startswith("ALPHABET")), None)
     if found is None: return DNA
     letters = found[1].partition("=")[2].strip()
     for alphabet in ALPHABETS.values():
@@ -220,7 +220,7 @@ def _read_motif(
     n, words, rows = block[0][0], block[0][1].split(), []
     try:
         if len(words) < 2: raise ValueError("expected a name after MOTIF")
-        at = next((i for i, (_, line) in enumerate(block) if line.startswith("letter-probability matrix")), None)
+        at = next((i for i, (_, line) in enumerate(block) if line.lstrip().startswith("letter-probability matrix")), None)
         if at is None: raise ValueError("expected a `letter-probability matrix` before the next motif or the end")
         n, header = block[at]
         width, nsites = _read_header(header, alphabet.size)
@@ -241,7 +241,7 @@ def read_meme(
     if not any(line.lstrip().startswith("MEME version") for _, line in lines):
         raise ValueError(f"{path} is no MEME file: expected a line 'MEME version 4' before the motifs.")
     alphabet = _read_alphabet(lines, path)
-    starts = [i for i, (_, line) in enumerate(lines) if re.match(r"MOTIF\b", line)]
+    starts = [i for i, (_, line) in enumerate(lines) if re.match(r"\s*MOTIF\b", line)]
     if not starts: raise ValueError(f"{path} has no line that starts with MOTIF, so it holds no motif.")
     return [_read_motif(lines[a:b], alphabet, path) for a, b in zip(starts, [*starts[1:], len(lines)])]
 

@@ -60,14 +60,15 @@ def check_dataset(
 
 # %% ../../nbs/01_etl/04_seqdata.ipynb #check-names
 def _check_names(
-    names:Sequence[Any], # Names of targets and columns together
+    names:Sequence[Any],   # Names of targets and columns together
+    where:str="The input", # File, for the message
 ) -> None:
     "Raise `ValueError` naming the first name that cannot be a variable, or comes twice"
     for i, name in enumerate(names):
-        if name in RESERVED: raise ValueError(f"A column is called `{name}`, which has a meaning of its own in a Dataset. Rename the column.")
+        if name in RESERVED: raise ValueError(f"{where} has a column `{name}`, which has a meaning of its own in a Dataset. Rename the column.")
         if not isinstance(name, str) or not name or "/" in name or name[0] in "._":
-            raise ValueError(f"A column is called {name!r}; a name must be a text without `/` that starts with neither `.` nor `_`. Rename the column.")
-        if name in names[:i]: raise ValueError(f"Two columns are called `{name}`. Rename one of them.")
+            raise ValueError(f"{where} has a column {name!r}; a name must be a text without `/` that starts with neither `.` nor `_`. Rename the column.")
+        if name in names[:i]: raise ValueError(f"{where} has two columns `{name}`. Rename one of them.")
 
 # %% ../../nbs/01_etl/04_seqdata.ipynb #column
 def _column(
@@ -145,8 +146,9 @@ def _check_letters(
     seqs:Sequence[str],               # Sequences
     say:Callable[[int], str]=_say_row,# Words for a row
 ) -> None:
-    "Raise `ValueError` naming the first sequence that is empty, or has a character that is no letter"
+    "Raise `ValueError` naming the first sequence that is empty, or has a character that is no letter; `TypeError` if it is no text"
     for i, s in enumerate(seqs):
+        if not isinstance(s, str): raise TypeError(f"The sequence of {say(i)} is of type {type(s).__name__}, not text. Take the row out, or fill it in; `decode_ohe` makes text of one-hot arrays.")
         if not s: raise ValueError(f"The sequence of {say(i)} is empty. Take the row out, or fill it in.")
     rows, places = _find_letters(seqs, ascii_uppercase)
     if len(rows) == 0: return
@@ -156,12 +158,17 @@ def _check_letters(
 # %% ../../nbs/01_etl/04_seqdata.ipynb #check-lengths
 def _check_lengths(
     seqs:Sequence[str],               # Sequences
+    length:int|str|None=None,         # What was asked for
+    truncate:str|None=None,           # End to cut
     say:Callable[[int], str]=_say_row,# Words for a row
 ) -> None:
-    "Raise `ValueError` naming the first sequence of another length than the first"
+    "Raise `ValueError` naming the first sequence that nothing was said about: of another length, or too long"
     size = np.array([len(s) for s in seqs])
-    other = np.flatnonzero(size != size[:1])
+    most = np.inf if truncate or length == "pad" else length
+    other = np.flatnonzero(size != size[:1] if length is None else size > most)
     if len(other) == 0: return
+    if length is not None: raise ValueError(f"The sequence of {say(other[0])} has {size[other[0]]} letters, more than `length={length}` "
+                                            f"({len(other)} such rows). Pass `truncate=` left, right or both to cut it.")
     raise ValueError(f"Sequences differ in length: {say(0)} has {size[0]} letters, {say(other[0])} has {size[other[0]]} "
                      f"({size.min()} to {size.max()} in all). Pass `length=\"pad\"`, or a number of letters.")
 
@@ -174,11 +181,14 @@ def _letters(
     "Sequences as bytes of one length, and their lengths before padding"
     if not (length is None or length == "pad" or isinstance(length, (int, np.integer)) and length > 0):
         raise ValueError(f"`length` is {length!r}; expected None, \"pad\" or a number of letters.")
+    for key in pad:
+        if key not in ("side", "truncate"): raise TypeError(f"There is no argument {key!r}; besides those named there are 'side' and 'truncate', with `length`.")
     if length is None and pad: raise ValueError(f"{sorted(pad)} say how to pad; pass `length` too, \"pad\" or a number of letters.")
     as_bytes = isinstance(seqs, np.ndarray) and seqs.ndim == 2
-    seqs = from_bytes(seqs) if as_bytes else [seqs] if isinstance(seqs, str) else [str(s) for s in seqs]
+    seqs = from_bytes(seqs) if as_bytes else [seqs] if isinstance(seqs, (str, bytes)) else list(seqs)
+    seqs = [s.decode("latin-1") if isinstance(s, bytes) else s for s in seqs]
     _check_letters(seqs)
-    if length is None: _check_lengths(seqs)
+    _check_lengths(seqs, length, pad.get("truncate"))
     if length is None or not seqs: return to_bytes(seqs), None
     out = to_bytes(pad_seqs(seqs, None if length == "pad" else length, **pad))
     return out, np.array([min(len(s), out.shape[1]) for s in seqs], np.int32)
@@ -189,7 +199,7 @@ def make_dataset(
     targets:Any=None,               # What was measured, `(N,)` or `(N, T)`
     ids:Any=None,                   # A unique name a sequence; None: counted, `seq1` first
     columns:Mapping[str, Any]|None=None, # Whatever else is known, name to `(N,)` values
-    target_names:Sequence[str]|None=None, # Names of the T targets; None: `target1`, `target2`, ...
+    target_names:str|Sequence[str]|None=None, # Names of the T targets; None: `target1`, `target2`, ...
     alphabet:Alphabet|str=DNA,      # Alphabet of the sequences
     length:int|str|None=None,       # Where lengths differ: "pad", or a number of letters
     missing:str="error",            # A target that is NaN: error, or keep
@@ -200,7 +210,7 @@ def make_dataset(
     n, columns = len(seq), dict(columns or {})
     if seq.size == 0: raise ValueError(f"There are {n} sequences of {seq.shape[-1]} letters; a Dataset needs at least one of each.")
     count = 0 if targets is None else 1 if np.ndim(targets) == 1 else np.shape(targets)[1]
-    names = [f"target{t + 1}" for t in range(count)] if target_names is None else list(target_names)
+    names = [f"target{t + 1}" for t in range(count)] if target_names is None else [target_names] if isinstance(target_names, str) else list(target_names)
     _check_names([*names, *columns])
     data = {"seq": (("sequence", "position"), seq)} | ({} if sizes is None else {"length": ("sequence", sizes)})
     if names: data["targets"] = (("sequence", "target"), _targets(targets, names, n, missing))
@@ -292,6 +302,7 @@ def _roles(
     used = [seq_col, *targets, *([id_col] if id_col else [])]
     twice = [c for c in used if used.count(c) > 1]
     if twice: raise ValueError(f"Column {twice[0]!r} of {where} is asked for as more than one of sequence, target and id.")
+    _check_names([c for c in columns if c not in (seq_col, id_col)], where)
     return _Roles(seq_col, targets, id_col)
 
 # %% ../../nbs/01_etl/04_seqdata.ipynb #from-frame
@@ -314,8 +325,8 @@ def _from_frame(
     if missing == "drop": rows = rows[_keep_rows(~np.isnan(y[rows]).any(1), "targets not measured", lambda i: say(rows[i]))]
     tell = lambda i: say(rows[i])
     y = _targets(y[rows], roles.targets, len(rows), "keep" if missing == "keep" else "error", tell) if roles.targets else None
-    if length is None: _check_lengths(text[rows], tell)
-    ids = None if roles.id is None else _ids(df[roles.id].iloc[rows], len(rows), tell)
+    _check_lengths(text[rows], length, pad.get("truncate"), tell)
+    ids = _ids(None, len(df))[rows] if roles.id is None else _ids(df[roles.id].iloc[rows], len(rows), tell)
     rest = {c: df[c].iloc[rows] for c in df.columns if c not in (roles.seq, roles.id, *roles.targets)}
     return make_dataset(text[rows], y, ids, rest, roles.targets, alphabet, length, "keep", **pad)
 
@@ -358,7 +369,9 @@ def _header(
 ) -> list[str]: # Names of the columns
     "Names of the columns of a table. Raises `FileNotFoundError`, or `ValueError` for a file that is empty or no text."
     if not path.is_file(): raise FileNotFoundError(f"There is no file {path}. Check the name, and the folder you are in.")
-    try: return pd.read_csv(path, sep=sep, header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0].tolist()
+    try:
+        names = pd.read_csv(path, sep=sep, header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0].tolist()
+        return [c or f"Unnamed: {i}" for i, c in enumerate(names)] # as pandas names them
     except pd.errors.EmptyDataError: raise ValueError(f"{path.name} is empty; expected a header and a row per sequence. Was it downloaded completely?") from None
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as e:
         raise ValueError(f"{path.name} cannot be read as a text table: {e}. Is it damaged, or of another format?") from None
@@ -374,8 +387,10 @@ def _read_frame(
     holes = {c: list(HOLES) for c in _header(path, sep) if c not in plain}
     try:
         df = pd.read_csv(path, sep=sep, dtype=dict.fromkeys(plain, str), keep_default_na=False, na_values=holes, low_memory=False)
-        words = [c for c in holes if c not in roles.targets and not pd.api.types.is_numeric_dtype(df[c]) and df[c].isna().any()]
-        if words: df[words] = pd.read_csv(path, sep=sep, usecols=words, dtype=str, keep_default_na=False)[words]
+        rest = [c for c in holes if c not in roles.targets and (df[c].dtype.kind in "iuf" or df[c].isna().any())]
+        text = pd.read_csv(path, sep=sep, usecols=rest, dtype=str, keep_default_na=False) if rest else df
+        for c in rest:
+            if df[c].dtype.kind not in "iuf" or text[c].str.match(r"\s*0\d", na=False).any(): df[c] = text[c]
     except (OSError, EOFError, ValueError, zlib.error) as e:
         raise ValueError(f"{path.name} cannot be read as a table: {e}. Is it damaged, or is `sep` wrong?") from None
     if not isinstance(df.index, pd.RangeIndex):
@@ -438,13 +453,14 @@ def _unpad(
 # %% ../../nbs/01_etl/04_seqdata.ipynb #to-pandas
 def to_pandas(
     ds:xr.Dataset, # Dataset
-) -> pd.DataFrame: # Columns `id`, `sequence`, then targets by name, then all other variables over sequences
+) -> pd.DataFrame: # Columns `id`, `sequence`, then targets by name, then all other variables over sequences (and targets)
     "A Dataset as a data frame"
     check_dataset(ds)
     table = {"id": ds["id"].values.astype(object), "sequence": _unpad(ds)}
     if "targets" in ds: table |= {str(t): ds["targets"].values[:, j] for j, t in enumerate(ds["target"].values)}
     for name, var in ds.data_vars.items():
         if var.dims == ("sequence",) and name != "length": table[name] = var.values
+        if var.dims == ("sequence", "target") and name != "targets": table |= {f"{name} {t}": var.values[:, j] for j, t in enumerate(ds["target"].values)}
     return pd.DataFrame({c: v.astype(object) if getattr(v, "dtype", np.dtype(int)).kind in "TU" else v for c, v in table.items()})
 
 # %% ../../nbs/01_etl/04_seqdata.ipynb #arrays
@@ -476,7 +492,9 @@ def to_zarr(
     path:str|os.PathLike,  # Folder of the store
     overwrite:bool=False,  # Replace a store of that name
 ) -> Path:                 # The same path
-    "Write a Dataset as a Zarr store. Raises `FileExistsError`."
+    "Write a Dataset as a Zarr store. Raises `FileExistsError`, also under `overwrite` for what is no store."
+    if Path(path).exists() and overwrite and not (Path(path)/"zarr.json").is_file():
+        raise FileExistsError(f"{path} is no Zarr store, so it is not replaced. Choose another name, or take it away yourself.")
     ds = check_dataset(ds).drop_encoding().compute()
     rows = _chunk_rows(ds)
     chunks = {v: {"chunks": tuple(rows if d == "sequence" else n for d, n in ds[v].sizes.items())}

@@ -261,7 +261,7 @@ def simulate(
     y = _measure(signal, float(prob @ effect), task, noise, gen)
     ds = make_dataset(x, y[:, None], ids=[f"sim{i}" for i in range(n)], target_names=[name])
     ds = ds.assign(signal=(("sequence", "target"), signal[:, None].astype(np.float32)))
-    ds = ds.assign_attrs(simulated=f"simulate(n={n}, length={length}, task={task!r}, noise={noise}, gc={gc}, seed={seed!r})")
+    ds = ds.assign_attrs(simulated=f"simulate(n={n}, length={length}, task={task!r}, noise={noise}, gc={gc}, seed={'a generator' if isinstance(seed, np.random.Generator) else seed})")
     return Simulation(ds, _site_table(starts, minus, plants), _ceiling(y, signal, task), plants)
 
 # %% ../../nbs/01_etl/10_simulation.ipynb #site-mask

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from ..core import choose
 from .sequences import DNA, Alphabet, from_bytes, get_alphabet, reverse_complement
 from .seqdata import SPLITS, check_dataset
 
@@ -142,12 +143,13 @@ class Exclusion(NamedTuple):
 def exclude_sequences(
     ds:xr.Dataset,                        # Dataset to learn from
     other:xr.Dataset|Sequence[str],       # What must not be learned from: another Dataset, or sequences
-    sides:Sequence[str]=("train", "val"), # Sides to take them out of; without a split, all rows count
+    sides:str|Sequence[str]=("train", "val"), # Side or sides to take them out of; without a split, all rows count
 ) -> Exclusion:                           # The rest, and the ids of what went
-    "Take the sequences of `other`, and their reverse complements, out of training. Raises `ValueError` if nothing remains."
+    "Take the sequences of `other`, and their reverse complements, out of training. Raises `ValueError` if nothing remains, or for an unknown side."
+    sides = [choose(s, SPLITS, "side in `sides`:") for s in ([sides] if isinstance(sides, str) else sides)]
     alphabet = check_dataset(ds).attrs["alphabet"]
     taken = set(canonical(other["seq"].values if isinstance(other, xr.Dataset) else other, alphabet))
     out = np.array([k in taken for k in canonical(ds["seq"].values, alphabet)])
-    if "split" in ds: out &= np.isin(ds["split"].values.astype(str), list(sides))
+    if "split" in ds: out &= np.isin(ds["split"].values.astype(str), sides)
     if out.all(): raise ValueError(f"All {len(out)} sequences occur in `other`; nothing would be left to learn from.")
     return Exclusion(ds.isel(sequence=np.flatnonzero(~out)), ds["id"].values[out])

@@ -18,7 +18,7 @@ from ..core import choose, need
 from ..etl.sequences import DNA, Alphabet
 from ..etl.motifs import plot_logo
 from ..training.prediction import check_scores, evaluating
-from .filters import as_onehot, batches
+from .filters import as_array, as_onehot, batches
 
 # %% ../../nbs/05_interpretation/03_attributions.ipynb #target-scores
 def target_scores(
@@ -27,12 +27,12 @@ def target_scores(
     target:int=0,       # Column of the prediction
 ) -> torch.Tensor:      # One score a sequence, `(B,)`, with its gradient graph if gradients are on
     "The predictions to explain. Raises `ValueError` if there is no such column."
-    out = check_scores(model(batch), len(batch))
+    out = check_scores(model(batch.clone()), len(batch)) # a copy: some models write on their input
     if out.ndim > 2:
         raise ValueError(f"The model returned shape {tuple(out.shape)}; one number per sequence and target is needed, (N, T). Wrap it in a module that, say, sums the profile.")
     if not 0 <= target < out.shape[1]:
         raise ValueError(f"target={target}, but the model predicts {out.shape[1]} column{'s' if out.shape[1] > 1 else ''}, counted from 0.")
-    return out[:, target]
+    return out[:, target].to(torch.promote_types(out.dtype, torch.float32))
 
 # %% ../../nbs/05_interpretation/03_attributions.ipynb #captum
 def _captum() -> Any: # The module `captum.attr`
@@ -57,8 +57,8 @@ def _input_x_gradient(
 ) -> tuple[torch.Tensor, None]: # Values `(B, A, L)`; the method has no convergence delta
     "Input times gradient of one batch"
     captum = _captum()
-    with _backward_safe(model), torch.enable_grad():
-        return captum.InputXGradient(lambda b: target_scores(model, b, target)).attribute(batch.detach().requires_grad_()).detach(), None
+    with _backward_safe(model), torch.inference_mode(False), torch.enable_grad():
+        return captum.InputXGradient(lambda b: target_scores(model, b, target)).attribute(batch.detach().clone().requires_grad_()).detach(), None
 
 # %% ../../nbs/05_interpretation/03_attributions.ipynb #attribution
 class Attribution(NamedTuple):
@@ -85,8 +85,8 @@ def attribute(
     x, run = as_onehot(x), choose(method, METHODS, "attribution method")
     with evaluating(model, device) as place:
         parts = [run(model, b, target) for _, b in batches(x, model, place, batch_size, progress, method)]
-    values = [v.cpu().numpy() for v, _ in parts] or [np.zeros(x.shape, np.float32)]
-    deltas = [d.cpu().numpy() for _, d in parts if d is not None]
+    values = [as_array(v) for v, _ in parts] or [np.zeros(x.shape, np.float32)]
+    deltas = [as_array(d) for _, d in parts if d is not None]
     return Attribution(np.concatenate(values), np.concatenate(deltas) if deltas else None)
 
 # %% ../../nbs/05_interpretation/03_attributions.ipynb #plot-attribution

@@ -9,6 +9,7 @@ __all__ = ['ACTIVATIONS', 'NORMS', 'POOLS', 'Exponential', 'SigmoidGELU', 'activ
 # %% ../../nbs/02_layers/01_basics.ipynb #imports
 from collections import OrderedDict
 from functools import partial
+from numbers import Integral
 
 import torch
 from torch import nn
@@ -80,7 +81,7 @@ def conv_output_len(
 ) -> int:                     # Positions after
     "Length of the output of a convolution or pooling. Raises `ValueError` if the kernel does not fit."
     for name, value in {"length": length, "kernel": kernel, "stride": stride, "dilation": dilation}.items():
-        if value < 1: raise ValueError(f"{name}={value}; it must be at least 1.")
+        if not isinstance(value, Integral) or value < 1: raise ValueError(f"{name}={value!r}; it must be a whole number of at least 1.")
     if isinstance(padding, str): padding = {"valid": 0, "same": None}[choose(padding, ("valid", "same"), "padding")]
     if padding is None and stride > 1:
         raise ValueError(f"padding='same' keeps the length and needs stride 1, not {stride}. Give the padding as a number.")

@@ -8,6 +8,7 @@ __all__ = ['CONV_STEPS', 'DENSE_STEPS', 'parse_order', 'arrange', 'Conv1DBlock',
 # %% ../../nbs/02_layers/03_blocks.ipynb #imports
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 from torch import nn
@@ -126,8 +127,9 @@ class DenseBlock(Steps):
         norm:str|None|Sequence=None,  # Word in `NORMS`, or one per hidden layer
         order:str="linear-norm-act-dropout", # Any order of these steps; those left out are not done
     ):
-        widths = [input_dim, *([hidden] if isinstance(hidden, int) else hidden)]
+        widths = [input_dim, *([hidden] if isinstance(hidden, Integral) else hidden)]
         n = len(widths) - 1
+        if any(not isinstance(w, Integral) or w < 1 for w in (*widths, output_dim)): raise ValueError(f"input_dim={input_dim!r}, hidden={hidden!r}, output_dim={output_dim!r}; widths are whole numbers of at least 1.")
         if n == 0 and (dropout or norm): raise ValueError(f"dropout={dropout} and norm={norm!r} act on hidden layers, and `hidden` is empty.")
         options = zip(per_layer(activation, n, "activation"), per_layer(dropout, n, "dropout"), per_layer(norm, n, "norm"))
         layers = [_dense_layer(a, b, order, *o) for a, b, o in zip(widths, widths[1:], options)]

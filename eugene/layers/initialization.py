@@ -77,7 +77,7 @@ MOTIF_KINDS = ("ratio", "pwm", "ppm")
 
 def motif_weights(
     motif:Any,                                # PPM `(A, W)`, or an object with `.ppm`
-    kind:str="ratio",                         # "ratio" = PPM / background (Jores et al. 2021), "pwm" = its log2, "ppm"
+    kind:str="ratio",                         # "ratio" = PPM / background (Jores et al. 2021), "pwm" = `ppm_to_pwm`, "ppm"
     background:Sequence[float]|None=None,     # Probability of each letter; None: equal
 ) -> np.ndarray:                              # Filter weights, `(A, W)`
     "A motif as filter weights. Raises `ValueError` if its columns are not probabilities."
@@ -127,7 +127,7 @@ def init_from_motifs(
     model:nn.Module,                          # Model to initialise, in place
     motifs:Sequence,                          # `Motif`s or PPMs `(A, W)`, one per filter from the first on
     layer:str|nn.Module|None=None,            # Convolution over bases; None: the first convolution
-    kind:str="ratio",                         # "ratio" = PPM / background (Jores et al. 2021), "pwm" = its log2, "ppm"
+    kind:str="ratio",                         # "ratio" = PPM / background (Jores et al. 2021), "pwm" = `ppm_to_pwm`, "ppm"
     align:str="left",                         # "left" (Jores et al. 2021), "centre", "right"
     background:Sequence[float]|None=None,     # Probability of each letter; None: equal
     too_long:str="error",                     # Motif wider than the filter: "error", or "crop" it

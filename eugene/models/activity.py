@@ -18,7 +18,7 @@ from .basic import ArchCard, guard_input
 # %% ../../nbs/03_models/03_activity.ipynb #bidirectional
 def _bidirectional(filters, layers, kernel, dropout):
     "A stack of `BiConv1D`: the first over bases, the others over strand-symmetric features"
-    if layers < 1: raise ValueError(f"layers={layers}; at least one bidirectional convolution is needed.")
+    if min(layers, filters, kernel) < 1: raise ValueError(f"layers={layers}, filters={filters}, kernel={kernel}; at least one of each is needed.")
     return Steps(*[BiConv1D(4 if i == 0 else filters, filters, kernel, alphabet_axis=i == 0, dropout=dropout) for i in range(layers)])
 
 # %% ../../nbs/03_models/03_activity.ipynb #jores21cnn

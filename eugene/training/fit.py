@@ -8,7 +8,7 @@ __all__ = ['code_version', 'environment', 'describe_data', 'experiment', 'differ
 
 # %% ../../nbs/04_training/06_fit.ipynb #imports
 import contextlib, copy, datetime, json, os, platform, signal, subprocess, time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,14 +68,17 @@ def _content(
 def describe_data(
     train:DataLoader, # Batches to learn from
     val:DataLoader,   # Batches to stop by
-) -> dict:            # `rows`, `hash`, `batch_size`, each by split, and the `order` of training
-    "What a run is given. Raises `ValueError` if one side has no rows."
+) -> dict:            # `rows`, `hash`, `unknown`, `batch_size`, each by split, and the `order` of training
+    "What a run is given. Raises `ValueError` if one side has no rows or no measured target."
     sides = {"train": train, "val": val}
     for name, side in sides.items():
         if not len(side): raise ValueError(f"The {name} loader has no batches. Give the Dataset rows with split == {name!r}.")
+        y = getattr(side.dataset, "targets", None)
+        if isinstance(y, np.ndarray) and np.isnan(y).all(): raise ValueError(f"All targets of the {len(y)} {name} rows are missing (NaN). Move measured rows there.")
     order = {k: getattr(train.sampler, k, None) for k in ("shuffle", "seed", "drop_last")}
     return {"rows": {name: len(side.dataset) for name, side in sides.items()},
             "hash": {name: _content(side.dataset) for name, side in sides.items()},
+            "unknown": {name: getattr(side.dataset, "unknown", None) for name, side in sides.items()},
             "batch_size": {name: getattr(side.sampler, "batch_size", None) or side.batch_size for name, side in sides.items()},
             "order": order}
 
@@ -87,6 +90,13 @@ def _weights_hash(
     state = {k: v.detach().cpu() for k, v in module.state_dict().items()}
     return hash_arrays(np.array(list(state)), *((v.float() if v.dtype == torch.bfloat16 else v).numpy() for v in state.values()))
 
+# %% ../../nbs/04_training/06_fit.ipynb #layers
+def _layers(
+    module:torch.nn.Module, # Module to describe
+) -> dict[str, str]:        # Kind and settings by name
+    "Every layer of a module as it prints itself"
+    return {name or "module": f"{type(m).__name__}({m.extra_repr()})" for name, m in module.named_modules()}
+
 # %% ../../nbs/04_training/06_fit.ipynb #experiment
 def experiment(
     module:LightningModule, # Module before training
@@ -94,11 +104,11 @@ def experiment(
     val:DataLoader,         # Batches to stop by
     seed:int,               # Seed of the run
     **settings,             # Epochs, patience, and whatever else the trainer was told
-) -> dict:                  # `config`, `seed`, `data`, `initial_weights`, all plain values
+) -> dict:                  # `config`, `layers`, `seed`, `data`, `initial_weights`, all plain values
     "What defines a run: everything but the machine and the outcome. Raises `TypeError` for a network that is no Lightning module."
     if not isinstance(module, LightningModule): raise TypeError(f"`module` is a {type(module).__name__}, which has no loss and no optimiser. Wrap it: SequenceModule(module).")
     config = getattr(module, "config", None) or {"arch": {"class": type(getattr(module, "arch", module)).__name__}, "module": getattr(module, "settings", {})}
-    what = {"config": {**config, "fit": settings}, "seed": seed, "data": describe_data(train, val), "initial_weights": _weights_hash(module)}
+    what = {"config": {**config, "fit": settings}, "layers": _layers(module), "seed": seed, "data": describe_data(train, val), "initial_weights": _weights_hash(module)}
     return json.loads(json.dumps(what, default=lambda o: getattr(o, "__qualname__", type(o).__qualname__)))
 
 # %% ../../nbs/04_training/06_fit.ipynb #differences
@@ -144,13 +154,15 @@ class Watch(Callback):
     "Keep the history of a run, stop it at the first loss that is no number, and move one bar"
     def __init__(
         self,
-        progress:bool=False, # Show a bar over all epochs
+        progress:bool=False,          # Show a bar over all epochs
+        replaces:Sequence[Path]=(),   # Files of an earlier run, which go when training really begins
     ):
-        self.rows, self.progress, self.bar = [], progress, None
+        self.rows, self.progress, self.replaces, self.bar = [], progress, replaces, None
 
     def on_train_start(self, trainer, pl_module) -> None:
-        "Called by Lightning: open the bar"
+        "Called by Lightning after its first checks: let the earlier run go, open the bar"
         from tqdm import tqdm
+        for file in self.replaces: file.unlink(missing_ok=True)
         batches = trainer.num_training_batches
         self.bar = tqdm(total=trainer.max_epochs * batches if np.isfinite(batches) else None, desc="fit", disable=not self.progress, leave=False, unit="batch")
 
@@ -162,6 +174,7 @@ class Watch(Callback):
     def on_train_epoch_end(self, trainer, pl_module) -> None:
         "Called by Lightning: a row of the history"
         numbers = {k: float(v) for k, v in trainer.callback_metrics.items()}
+        if "val_loss" not in numbers: raise ValueError(f"Epoch {trainer.current_epoch + 1} ended without a `val_loss` to choose weights by. Validate in every epoch: no limit_val_batches=0, no check_val_every_n_epoch, and `max_steps` of at least one epoch.")
         for name in {"train_loss", "val_loss"} & set(numbers): check_finite(name, numbers[name], trainer.current_epoch + 1)
         row = {"epoch": trainer.current_epoch + 1, **{k: numbers[k] for k in sorted(numbers, key=lambda k: (k != "train_loss", k != "val_loss"))}}
         self.rows.append(row | {"lr": trainer.optimizers[0].param_groups[0]["lr"]})
@@ -290,14 +303,25 @@ def fit(
     out, module, started = Path(out), copy.deepcopy(module), time.perf_counter()
     plan = experiment(module, train, val, seed, epochs=epochs, patience=patience, **trainer)
     if reuse and (done := _finished(module, out, plan)): return done
-    watch = Watch(progress)
+    watch = Watch(progress, [out / name for name in ("manifest.json", "history.csv", "best.ckpt")])
     with isolated(seed):
         runner = make_trainer(out, watch, epochs, patience, seed, device, **trainer)
-        for name in ("manifest.json", "history.csv", "best.ckpt"): (out / name).unlink(missing_ok=True)
         runner.fit(module.train(), train, val)
     history, seconds = pd.DataFrame(watch.rows), time.perf_counter() - started
     manifest = _write_run(out, plan, history, runner.strategy.root_device, seconds)
     return FitResult(_restore(module, out / "best.ckpt"), history, out / "best.ckpt", manifest, seconds)
+
+# %% ../../nbs/04_training/06_fit.ipynb #spare-last
+def _spare_last(
+    train:DataLoader,       # Batches to learn from, as `loader` makes them; changed in place
+    module:torch.nn.Module, # Module to train
+) -> DataLoader:            # The same loader
+    "Leave out a last batch of one sequence where batch norm would fail on it"
+    order, norm = train.sampler, torch.nn.modules.batchnorm._BatchNorm
+    if order.n % order.batch_size != 1 or order.n == 1 or not any(isinstance(m, norm) for m in module.modules()): return train
+    log.warning("%d sequences in batches of %d leave one alone, on which batch norm fails: each epoch goes without one, chosen by chance. Another batch_size avoids this.", order.n, order.batch_size)
+    order.drop_last = True
+    return train
 
 # %% ../../nbs/04_training/06_fit.ipynb #fit-dataset
 def fit_dataset(
@@ -313,7 +337,7 @@ def fit_dataset(
     "Train on the `train` rows of a Dataset, stop by its `val` rows. Raises `ValueError` if it has no targets or no split."
     for name, maker in (("targets", "make_dataset or read_table"), ("split", "split_random or split_groups")):
         if name not in ds: raise ValueError(f"The Dataset has no `{name}`, which training needs. See {maker}.")
-    train = loader(ds, batch_size, "train", shuffle=True, seed=seed, num_workers=num_workers, unknown=unknown)
+    train = _spare_last(loader(ds, batch_size, "train", shuffle=True, seed=seed, num_workers=num_workers, unknown=unknown), module)
     val = loader(ds, batch_size, "val", num_workers=num_workers, unknown=unknown)
     return fit(module, train, val, out, seed=seed, **kw)
 

@@ -111,7 +111,7 @@ def _score(
     "Score one batch without gradients"
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     with torch.no_grad():
-        out = check_scores(model(x.to(place).to(dtype)), len(x))
+        out = check_scores(model(x.to(place).to(dtype, copy=True)), len(x)) # a copy: some models write on their input
         if activate: out = model.activate(out)
     return out.float().cpu().numpy()
 

@@ -45,6 +45,7 @@ def make_optimizer(
     "An optimiser by name. Raises `ValueError` for an unknown name or argument."
     make = choose(name, OPTIMIZERS, "optimizer")
     check_keys(arguments, [p for p in inspect.signature(make).parameters if p not in ("params", "lr")], f"optimizer {name!r}")
+    if not isinstance(lr, (int, float)): raise ValueError(f"lr={lr!r}; a step size is a number, 0.001 say. In a YAML file it stands without quotes.")
     return make(params, lr=lr, **arguments)
 
 # %% ../../nbs/04_training/03_sequence_module.ipynb #scheduler
@@ -129,7 +130,7 @@ def _optimizers(
     "Optimiser and, if there is one, schedule"
     optimizer = make_optimizer(params, settings["optimizer"], settings["lr"], **settings["optimizer_kwargs"])
     if settings["scheduler"] is None:
-        check_keys(settings["scheduler_kwargs"], (), "`scheduler_kwargs` without a `scheduler`")
+        if settings["scheduler_kwargs"]: raise ValueError(f"scheduler_kwargs={settings['scheduler_kwargs']} came without a `scheduler`. Name one, say 'plateau', or leave them out.")
         return {"optimizer": optimizer}
     return {"optimizer": optimizer, "lr_scheduler": make_scheduler(optimizer, settings["scheduler"], **settings["scheduler_kwargs"])}
 
