@@ -110,7 +110,7 @@ def atomic_path(
     try:
         new = room / path.name
         yield new
-        if path.is_dir() and not path.is_symlink(): os.replace(path, room / "replaced")
+        if path.exists() and (path.is_dir() or new.is_dir()): os.replace(path, room / "replaced")
         os.replace(new, path)
     finally: shutil.rmtree(room, ignore_errors=True)
 
