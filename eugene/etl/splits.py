@@ -104,8 +104,10 @@ def split_groups(
     check_dataset(ds)
     own = [v for v in ds.variables if ds[v].dims == ("sequence",)]
     if column not in own: raise ValueError(f"There is no `{column}` to split by; there are {', '.join(map(repr, own))}.")
-    val, test = ([g] if np.ndim(g) == 0 else list(g) for g in (val, test))
+    val, test = (list(g) if isinstance(g, (set, frozenset)) or np.ndim(g) else [g] for g in (val, test))
     groups = ds[column].values.tolist()
+    none = [i + 1 for i, g in enumerate(groups) if g == "" or g != g]
+    if none: raise ValueError(f"{len(none)} rows have no `{column}`, first row {none[0]} (id {ds.id.values[none[0] - 1]!r}). Name their group, or leave these rows out.")
     _check_groups(sorted(set(groups)), val, test, column)
     side = np.array(["test" if g in test else "val" if g in val else "train" for g in groups], dtype=object)
     keys = canonical(ds["seq"].values, ds.attrs["alphabet"])
