@@ -15,7 +15,6 @@ import sys
 import tempfile
 import tokenize
 from collections import Counter
-from configparser import ConfigParser
 from pathlib import Path
 from typing import NamedTuple
 

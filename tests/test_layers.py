@@ -15,7 +15,6 @@ from eugene.layers.blocks import CONV_STEPS, DENSE_STEPS, Conv1DBlock, DenseBloc
 from eugene.layers.convolutions import BiConv1D
 from eugene.layers.initialization import SCHEMES, init_from_motifs, init_weights, mark_motif_filters, motif_filters
 from eugene.layers.towers import Conv1DTower, Tower
-from eugene.models.activity import Jores21CNN
 from eugene.models.basic import CNN, check_arch, count_params
 from eugene.models.zoo import ARCHITECTURES, build_arch
 

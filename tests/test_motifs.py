@@ -2,12 +2,12 @@
 import gzip
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from eugene.etl.motifs import (Motif, consensus, consensus_ohe, information_content, match_motifs, motif_from_consensus, motif_similarity,
-                               pfm_to_ppm, ppm_to_icm, ppm_to_pwm, read_meme, write_meme)
+from eugene.etl.motif_matching import match_motifs, motif_similarity
+from eugene.etl.motifs import (Motif, consensus, consensus_ohe, information_content, motif_from_consensus, pfm_to_ppm, ppm_to_icm, ppm_to_pwm,
+                               read_meme, write_meme)
 from eugene.etl.sequences import reverse_complement
 from eugene.etl.simulation import Plant, default_plants, find_sites, simulate, site_mask
 

@@ -83,7 +83,7 @@ def script(store, out, noise=0, epochs=2, **kw):
 
 def test_another_process_gets_the_same_weights_and_can_take_them_up(one, tmp_path):
     "Whatever state its own random numbers are in, and however many processes encode"
-    store = to_zarr(one, tmp_path / "ds.zarr") or tmp_path / "ds.zarr"
+    to_zarr(one, tmp_path / "ds.zarr")
     here = quick(from_config(SMALL, seed=3), one, tmp_path / "here")
     env = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     there = subprocess.run([sys.executable, "-c", script(tmp_path / "ds.zarr", tmp_path / "there", noise=7, num_workers=1)],

@@ -16,7 +16,7 @@ from torch import nn
 
 from ..core import choose, need
 from ..etl.sequences import DNA, Alphabet
-from ..etl.motifs import plot_logo
+from ..etl.logos import plot_logo
 from ..training.prediction import check_scores, evaluating
 from .filters import as_array, as_onehot, batches
 

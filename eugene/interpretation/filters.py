@@ -18,7 +18,8 @@ from torch import nn
 
 from ..core import progress_bar
 from ..etl.sequences import check_ohe
-from ..etl.motifs import pfm_to_ppm, plot_logos, ppm_to_icm
+from ..etl.motifs import pfm_to_ppm, ppm_to_icm
+from ..etl.logos import plot_logos
 from ..layers.basics import find_layer
 from ..training.prediction import evaluating
 

@@ -194,7 +194,7 @@ class CNN(nn.Module):
 CNN_CARD = ArchCard(
     name="CNN", citation="Klie et al. 2023, Nature Computational Science 3:946",
     source="configuration of the paper's plant promoter benchmark (ML4GLand/EUGENe_paper, configs/jores21/cnn.yaml)",
-    table=(("input", "4 x 170"), *((f"conv 256x13 valid, ReLU, max pool 2/2, dropout .3, batch norm", f"256 x {n}") for n in (79, 33, 10)),
+    table=(("input", "4 x 170"), *(("conv 256x13 valid, ReLU, max pool 2/2, dropout .3, batch norm", f"256 x {n}") for n in (79, 33, 10)),
            ("flatten", "2560"), ("dense 64, ReLU, dropout .2, batch norm", "64"), ("dense", "1")),
     input_len=170, outputs="1 number: enrichment, log2", n_params=1_883_649,
     training={"optimizer": "adam", "lr": .001, "loss": "mse", "batch_size": 128, "epochs": 25, "early stopping patience": 5, "plateau patience": 2,
