@@ -11,7 +11,8 @@ import importlib
 
 # %% ../nbs/99_face.ipynb #chapters
 _CHAPTERS = {
-    "etl.seqdata": "read_table make_dataset open_zarr to_zarr to_pandas from_pandas to_numpy get_split",
+    "etl.seqdata": "make_dataset add_tracks concat open_zarr to_zarr to_numpy unpad get_split",
+    "etl.tables": "read_table join_table to_pandas from_pandas",
     "etl.simulation": "simulate Plant find_sites site_mask",
     "etl.sequences": "DNA RNA ohe decode_ohe to_bytes from_bytes reverse_complement pad_seqs gc_content random_seqs",
     "etl.shuffling": "k_shuffle kmer_counts",

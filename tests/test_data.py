@@ -4,7 +4,8 @@ import pandas as pd
 import pytest
 
 from eugene.etl.datasets import CARDS, FILES, find_data, jores21, jores21_motifs
-from eugene.etl.seqdata import get_split, open_zarr, to_pandas, to_zarr
+from eugene.etl.seqdata import get_split, open_zarr, to_zarr
+from eugene.etl.tables import to_pandas
 from eugene.etl.sequences import from_bytes, ohe, reverse_complement
 from eugene.etl.splits import canonical, exclude_sequences, split_groups, split_random, split_summary
 from eugene.etl.targets import fit_targets

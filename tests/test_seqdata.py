@@ -5,7 +5,8 @@ import gzip
 import numpy as np
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from eugene.etl.seqdata import from_pandas, make_dataset, open_zarr, read_table, to_pandas, to_zarr
+from eugene.etl.seqdata import make_dataset, open_zarr, to_zarr
+from eugene.etl.tables import from_pandas, read_table, to_pandas
 from eugene.etl.sequences import reverse_complement
 from eugene.etl.splits import canonical, hash_unit
 
