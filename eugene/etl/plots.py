@@ -65,8 +65,8 @@ def _densities(
         part = values[rows][np.isfinite(values[rows])]
         heights = np.histogram(part, edges, density=True)[0] if len(part) else np.zeros(len(edges) - 1)
         ax.stairs(heights, edges, **({"color": colour, "label": f"{name} (n = {len(part):,})", "linewidth": 1.6} | kw))
-    ax.set(ylabel="density", ylim=(0, 1.45 * max(np.max(p.get_data().values) for p in ax.patches))) # room for the legend
-    ax.legend(frameon=False, fontsize="small", loc="upper right")
+    ax.set(ylabel="density", ylim=(0, None))
+    ax.legend(frameon=False, fontsize="small", loc="lower center", bbox_to_anchor=(.5, 1), ncols=3, columnspacing=1, handlelength=1.2)
     return ax
 
 # %% ../../nbs/01_etl/23_plots.ipynb #plot-lengths
