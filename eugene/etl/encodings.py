@@ -87,7 +87,7 @@ def _spread(x, known, table, k, out):
     "Fill the windows of `out` that hold an unknown letter with the probability of every k-mer"
     rows, cols = np.nonzero(~np.lib.stride_tricks.sliding_window_view(known, k, axis=1).all(-1))
     p = np.ones((len(rows), 1), np.float32)
-    for j in range(k): p = (p[:, :, None] * table[x[rows, cols + j]][:, None]).reshape(len(rows), -1)
+    for j in range(k): p = (p[:, :, None] * table[x[rows, cols + j]][:, None]).reshape(len(rows), table.shape[1]**(j + 1))
     out[rows, :, cols] = p
 
 # %% ../../nbs/01_etl/03_encodings.ipynb #ohe-kmers
@@ -278,7 +278,7 @@ def translate(
     frame:int=0,          # Letters before the first codon: 0, 1 or 2
     stop:str="keep",      # Stop codons: keep (as `*`) | cut (before the first) | error (allowed last, and left out there)
     partial:str="error",  # One or two letters behind the last codon: error | drop
-    unknown:str="zero",   # Codons that are not clear: zero, uniform (both: X) | error | skip (the sequence)
+    unknown:str="zero",   # Codons that are not clear: zero, uniform (both: X) | error | skip (the row; of a single string: error)
 ) -> Any:                 # Proteins, in the kind that came
     "Translate by the standard code (NCBI table 1). Raises `ValueError` for letters left over, and as `stop` and `unknown` say."
     choose(stop, ("keep", "cut", "error"), "policy for stop codons `stop`")
@@ -290,9 +290,7 @@ def translate(
     out = np.empty(ends[-1], np.uint8)
     _translate_kernel(letters, starts, frame, _letter_sets(), _codon_table(), ends, out)
     out, ends = _apply_stops(out, ends, stop)
-    keep = _let_through(out == ord("X"), ends, unknown, "codon")
-    if keep.all(): return _proteins_like(out, ends, seqs)
-    if isinstance(seqs, (str, bytes)): raise ValueError("The only sequence has a codon that is not clear, and nothing is left. Pass `unknown=\"zero\"`.")
-    size = np.where(keep, np.diff(ends), 0)
-    out = out[np.repeat(keep, np.diff(ends))]
-    return _proteins_like(out, np.concatenate([[0], np.cumsum(size[keep])]), seqs)
+    if unknown == "skip" and isinstance(seqs, (str, bytes)): unknown = "error" # there is no other row to go on with
+    keep, size = _let_through(out == ord("X"), ends, unknown, "codon"), np.diff(ends)
+    if not keep.all(): out, ends = out[np.repeat(keep, size)], np.concatenate([[0], np.cumsum(size[keep])])
+    return _proteins_like(out, ends, seqs)
