@@ -181,7 +181,7 @@ def jitter(
     seed:int|np.random.Generator|None=None, # Seed or generator
 ) -> tuple[np.ndarray, ...]:                # As many arrays, `(N, ..., L - 2 * max_jitter / width)`
     "Cut each row at a random offset, the same in all arrays. Raises `TypeError` or `ValueError` if arrays do not fit."
-    arrays = [np.asarray(a) if isinstance(a, np.ndarray) else a for a in arrays]
+    arrays = [np.asarray(a) if hasattr(a, "ndim") else a for a in arrays]
     widths = [int(widths)] * len(arrays) if np.ndim(widths) == 0 else [int(w) for w in widths]
     step = _jitter_step(arrays, max_jitter, widths)
     offsets = rng(seed).integers(0, 2 * max_jitter // step + 1, len(arrays[0])) * step
