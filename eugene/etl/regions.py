@@ -38,8 +38,17 @@ def _whole(column, regions, place):
     numbers = pd.to_numeric(values, errors="coerce")
     bad = numbers.isna() | (numbers % 1 != 0) | (numbers.abs() > 2**40)
     if values.dtype.kind not in "iuf" and numbers.dtype.kind == "f": bad |= ~values.astype(str).str.fullmatch(r"\s*[+-]?[0-9]+\s*")
-    if bad.any(): _stop(bad, regions, place, f"{column} is {values[bad].tolist()[0]!r}, not a whole number of bases.")
+    if bad.any():
+        first = values[bad].tolist()[0]
+        _stop(bad, regions, place, f"{column} is {first!r}, not a whole number of bases.{' Begin a header line with #.' if str(first).isalpha() else ''}")
     return numbers.to_numpy(np.int64)
+
+# %% ../../nbs/01_etl/05_regions.ipynb #bp
+def _bp(value, name, least=1):
+    "A number of bases that the caller chose. Raises `ValueError` unless it is whole and large enough."
+    whole = isinstance(value, (int, np.integer)) or isinstance(value, float) and value.is_integer()
+    if whole and not isinstance(value, bool) and value >= least: return int(value)
+    raise ValueError(f"`{name}` is {value!r}; expected a whole number of bp, {least} or more.")
 
 # %% ../../nbs/01_etl/05_regions.ipynb #checked
 def _checked(regions, place, outside=False):
@@ -307,8 +316,7 @@ def merge(
     stranded:bool=False,  # Join only regions of the same strand
 ) -> pd.DataFrame:        # Columns `chrom`, `start`, `end`, and `strand` if `stranded`; sorted by start within each chromosome (and strand)
     "Join regions that overlap or touch. Raises `ValueError` for a negative gap, or if there are no strands to tell apart."
-    regions = check_regions(regions)
-    if gap < 0: raise ValueError(f"`gap` is {gap}; expected 0 or more bp.")
+    regions, gap = check_regions(regions), _bp(gap, "gap", 0)
     if stranded and "strand" not in regions: raise ValueError("`stranded=True` needs a column `strand`.")
     (start, end), = _axis(regions, room=gap, stranded=stranded)
     order = np.argsort(start, kind="stable")
@@ -341,8 +349,7 @@ def extend(
 ) -> pd.DataFrame:           # The same rows in the same order, longer
     "Extend regions, clipped to their chromosome. Raises `ValueError` if `n` is negative or a region is off its chromosome."
     regions = check_regions(regions, chrom_sizes)
-    up, down = (n, n) if np.ndim(n) == 0 else n
-    if min(up, down) < 0: raise ValueError(f"`n` is {n}; expected 0 or more bp. To make regions shorter use `resize` or `trim`.")
+    up, down = (_bp(side, "n", 0) for side in ((n, n) if np.ndim(n) == 0 else n))
     back = _backward(regions)
     start = np.maximum(regions["start"] - np.where(back, down, up), 0)
     end = regions["end"] + np.where(back, up, down)
@@ -373,8 +380,7 @@ def resize(
     edges:str="error",     # What to do with windows beyond the chromosome: error | pad (keep as they are) | drop
 ) -> pd.DataFrame:         # Windows in the order of the regions
     "Windows of one width around regions. Raises `ValueError` for a region without summit, or a window beyond its chromosome."
-    regions, edges = check_regions(regions, chrom_sizes), choose(edges, EDGES, "`edges`")
-    if width < 1: raise ValueError(f"`width` is {width}; expected 1 bp or more.")
+    regions, width, edges = check_regions(regions, chrom_sizes), _bp(width, "width"), choose(edges, EDGES, "`edges`")
     start = choose(center, CENTERS, "center")(regions) - width // 2
     inside = (start >= 0) & (True if chrom_sizes is None else start + width <= _row_sizes(regions, chrom_sizes))
     if edges == "error": _stop(~inside, regions, lambda row: f"Region {row + 1} of `regions`", f"a window of {width} bp around its {center} is off the chromosome. Say `edges='pad'` to keep such windows, or 'drop'.")
@@ -420,8 +426,7 @@ def subtract(
 
 # %% ../../nbs/01_etl/05_regions.ipynb #inward
 def _inward(regions, multiple):
-    "Starts rounded up and ends rounded down to a multiple. Raises `ValueError` if it is not positive."
-    if multiple < 1: raise ValueError(f"Regions are cut to multiples of 1 bp or more, not {multiple}.")
+    "Starts rounded up and ends rounded down to a multiple"
     return -(-regions["start"].to_numpy() // multiple) * multiple, regions["end"].to_numpy() // multiple * multiple
 
 # %% ../../nbs/01_etl/05_regions.ipynb #trim
@@ -430,7 +435,7 @@ def trim(
     multiple:int,         # Grid, bp
 ) -> pd.DataFrame:        # Regions from multiple to multiple, in the same order; those without one whole step are left out, with a warning
     "Move the ends of regions inward to multiples of a number. Raises `ValueError` if it is not positive."
-    regions = check_regions(regions)
+    regions, multiple = check_regions(regions), _bp(multiple, "multiple")
     start, end = _inward(regions, multiple)
     _left_out(regions, start < end, f"that hold no whole step of {multiple} bp")
     rows = np.flatnonzero(start < end)
@@ -444,8 +449,8 @@ def tile(
     trim:bool=False,      # Move the ends inward to multiples of `width` first
 ) -> pd.DataFrame:        # Bins in the order of the regions; remainders are dropped
     "Cut regions into bins of one width. Raises `ValueError` if width or step is not positive."
-    regions, step = check_regions(regions), width if step is None else step
-    if min(width, step) < 1: raise ValueError(f"`width` is {width} and `step` is {step}; expected 1 bp or more.")
+    regions, width = check_regions(regions), _bp(width, "width")
+    step = width if step is None else _bp(step, "step")
     start, end = _inward(regions, width if trim else 1)
     n = np.maximum((end - start - width) // step + 1, 0)
     _left_out(regions, n > 0, f"too short for a bin of {width} bp")
