@@ -100,7 +100,7 @@ def _column(
     if pd.api.types.is_numeric_dtype(col.dtype):
         if not pd.api.types.is_extension_array_dtype(col.dtype): return col.to_numpy()
         return col.to_numpy(float, na_value=np.nan) if col.isna().any() else col.to_numpy(col.dtype.numpy_dtype)
-    return np.array(["" if m else str(v) for v, m in zip(col, col.isna())], dtype=object)
+    return np.array(["" if m else v if type(v) is str else str(v) for v, m in zip(col.tolist(), col.isna().tolist())], dtype=object)
 
 # %% ../../nbs/01_etl/06_seqdata.ipynb #say-row
 def _say_row(
