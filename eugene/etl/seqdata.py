@@ -195,6 +195,7 @@ def _letters(
     seqs:Any,             # Strings, or bytes `(N, L)`
     length:int|str|None,  # None: all the same; "pad": to the longest; a number: to that many letters
     pad:Mapping[str, Any],# Options of `pad_seqs`: side, truncate
+    value:str="N",        # Letter to fill up with
 ) -> tuple[np.ndarray, np.ndarray|None]: # Bytes `(N, L)`, and lengths `(N,)` if padding was asked for
     "Sequences as bytes of one length, and their lengths before padding"
     if not (length is None or length == "pad" or isinstance(length, (int, np.integer)) and length > 0):
@@ -208,7 +209,7 @@ def _letters(
     _check_letters(seqs)
     _check_lengths(seqs, length, pad.get("truncate"))
     if length is None or not seqs: return to_bytes(seqs), None
-    out = to_bytes(pad_seqs(seqs, None if length == "pad" else length, **pad))
+    out = to_bytes(pad_seqs(seqs, None if length == "pad" else length, value=value, **pad))
     return out, np.array([min(len(s), out.shape[1]) for s in seqs], np.int32)
 
 # %% ../../nbs/01_etl/06_seqdata.ipynb #make-dataset
@@ -224,7 +225,7 @@ def make_dataset(
     **pad,                          # With `length`: `side`, `truncate` of `pad_seqs`
 ) -> xr.Dataset:                    # Dataset that keeps the contract
     "Put sequences and what is known of them together. Raises `ValueError` naming what does not fit."
-    seq, sizes = _letters(seqs, length, pad)
+    seq, sizes = _letters(seqs, length, pad, get_alphabet(alphabet).unknown_letter)
     n, columns = len(seq), dict(columns or {})
     if seq.size == 0: raise ValueError(f"There are {n} sequences of {seq.shape[-1]} letters; a Dataset needs at least one of each.")
     count = 0 if targets is None else 1 if np.ndim(targets) == 1 else np.shape(targets)[1]
