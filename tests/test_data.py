@@ -102,7 +102,8 @@ def test_targets_are_fitted_on_training_rows(native):
     split = split_random(native["leaf"])
     t = fit_targets(split)
     y = get_split(split, "train").targets.values[:, 0].astype(float)
-    assert np.isclose(t.mean[0], y.mean()) and np.isclose(t.sd[0], y.std())
+    learned = t.steps[0].fitted[0]
+    assert np.isclose(learned["mean"], y.mean()) and np.isclose(learned["sd"], y.std())
     assert np.allclose(t.inverse(t.apply(split).targets.values), split.targets.values, atol=1e-5)
 
 
