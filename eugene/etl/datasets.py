@@ -18,6 +18,7 @@ import pandas as pd
 import xarray as xr
 
 from ..core import choose, rng
+from ..core import sha256 as file_hash # `sha256` is a parameter below
 from .sequences import random_seqs
 from .seqdata import from_pandas, make_dataset, read_table
 from .motifs import Motif, read_meme
@@ -241,17 +242,17 @@ def _check_rows(ds, files, length=170):
                      "The files are not the published ones. Delete them and get them again.")
 
 # %% ../../nbs/01_etl/20_datasets.ipynb #name-rows
-def _name_rows(ds, entry, scale):
-    "Name rows by a column if it tells them apart, and say what was read"
+def _name_rows(ds, entry, scale, paths):
+    "Name rows by the card's column if it tells them apart; the attributes `dataset`, `scale`, `files` and `sha256` say what was read"
     names = [] if entry.id_col is None else ds[entry.id_col].values
     named = ds.assign_coords(id=("sequence", names)) if len(set(names)) == ds.sizes["sequence"] else ds
-    return named.assign_attrs(dataset=entry.name, scale=scale)
+    return named.assign_attrs({"dataset": entry.name, "scale": scale, "files": [p.name for p in paths], "sha256": [file_hash(p) for p in paths]} | ds.attrs)
 
 # %% ../../nbs/01_etl/20_datasets.ipynb #part
 def _part(study, which):
     "The card of a part of a study. Raises `ValueError` that lists the parts."
-    reader = {n.split("/")[1]: c for n, c in CARDS.items() if c.call.startswith(study + "(")}
-    return choose(which if study != "jund_peaks" else f"peaks-{which}", reader, f"part of {study}, `which`:")
+    parts = {n.split("/")[1].removeprefix("peaks-"): c for n, c in CARDS.items() if c.call.startswith(study + "(")}
+    return choose(which, parts, f"part of {study}, `which`:")
 
 # %% ../../nbs/01_etl/20_datasets.ipynb #jores21
 def jores21(
@@ -265,7 +266,7 @@ def jores21(
     entry = _part("jores21", which)
     paths = _paths(entry, scale, path, sha256, progress)
     ds = read_table(paths, target_cols=entry.targets, missing="keep", unknown="error")
-    return _name_rows(_check_rows(ds, entry.files[scale]), entry, scale)
+    return _name_rows(_check_rows(ds, entry.files[scale]), entry, scale, paths)
 
 # %% ../../nbs/01_etl/20_datasets.ipynb #jores21-motifs
 def jores21_motifs(
@@ -316,7 +317,7 @@ def ray13(
     if split:
         sides = {"SetA": "train", "SetB": "test"}
         ds = ds.assign(split=("sequence", np.array([choose(s, sides, "Probe_Set") for s in ds["Probe_Set"].values], object)))
-    return _name_rows(ds, entry, scale)
+    return _name_rows(ds, entry, scale, [place])
 
 # %% ../../nbs/01_etl/20_datasets.ipynb #read-fasta
 def _read_fasta(path):
@@ -361,14 +362,14 @@ def jund(
     if places[0].endswith(".seq.gz"):
         ds = read_table(paths, "seq", entry.targets, sep="\t", unknown="error")
         ds = ds.drop_vars("file").assign(set=("sequence", np.where([f.endswith("_AC.seq.gz") for f in ds["file"].values], "train", "test").astype(object)))
-        return _name_rows(_check_rows(ds, places, int(entry.length)), entry, "sample")
+        return _name_rows(_check_rows(ds, places, int(entry.length)), entry, "sample", paths)
     tables = []
     for place, file in zip(places, paths):
         names, seqs = _read_fasta(file)
         kind = {} if not entry.targets else {"Bound": float(".pos." in place), "set": "train" if ".train." in place else "test"}
         tables.append(_regions_of(names, r"^(?P<chrom>\S+):(?P<start>\d+)-(?P<end>\d+)$", file).assign(name=names, sequence=seqs, **kind))
     ds = from_pandas(pd.concat(tables, ignore_index=True), target_cols=entry.targets, length="pad" if "padded" in entry.length else None)
-    return _name_rows(_check_rows(ds, places, None if "padded" in entry.length else int(entry.length)), entry, "sample")
+    return _name_rows(_check_rows(ds, places, None if "padded" in entry.length else int(entry.length)), entry, "sample", paths)
 
 # %% ../../nbs/01_etl/20_datasets.ipynb #jund-peaks
 def jund_peaks(
@@ -403,7 +404,7 @@ def dealmeida22(
     if len(df) != len(names): raise ValueError(f"{table.name} has {len(df)} rows and {fasta.name} {len(names)} records; they belong together line by line.")
     where = _regions_of(names, r"^(?P<chrom>\w+?)_(?P<start>\d+)_(?P<end>\d+)_(?P<strand>[+-])_(?P<kind>.+)$", fasta, shift=1)
     ds = from_pandas(pd.concat([where, df], axis=1).assign(name=names, sequence=seqs, set=part), target_cols=entry.targets, missing="keep")
-    return _name_rows(_check_rows(ds, entry.files["full"][:1], 249), entry, "full")
+    return _name_rows(_check_rows(ds, entry.files["full"][:1], 249), entry, "full", [fasta, table])
 
 # %% ../../nbs/01_etl/20_datasets.ipynb #random1000
 def random1000(
