@@ -184,7 +184,8 @@ _RELATIVES = [DatasetCard(f"jund/{f}", f"DeepBind's {f} peaks (set train) and he
     ("Bound",), "EventID", "101", "set: train or test, by file; FoldID; EventID", f'jund("{f}")', "The training part has peaks only; the negatives of the test part are dinucleotide shuffles, not genomic sequence.",
     "Alipanahi et al. 2015, Nature Biotechnology 33:831-838, doi:10.1038/nbt.3300", "jisraeli/DeepBind on GitHub", "BSD-3-clause style") for f, x in _DEEPBIND.items()] + [
     DatasetCard("jund/NFE2", "NF-E2 peaks and matched genomic negatives, GM12878", "bound 1, not bound 0", {"sample": tuple(f"jund/NFE2_GM12878_lsgkm.{sign}.{part}.hg19.fa.gz" for part in ("train", "test") for sign in ("pos", "neg"))},
-        ("Bound",), "name", "59 to 247, padded", "set: train or test, as in the source; name, chrom, start, end (0-based, half-open)", 'jund("NFE2")', "hg19.", "Lee 2016, Bioinformatics 32:2196-2198, doi:10.1093/bioinformatics/btw142",
+        ("Bound",), "name", "59 to 247, padded", "set: train or test, as in the source; name, chrom, start, end (0-based, half-open)", 'jund("NFE2")', "hg19. Most peaks look like those of another factor: 76 % have the E-box CACGTG (negatives 4 %), 7 % TGA[CG]TCA (3 %). "
+        "Records are named by first and last base; positions were taken to be counted from 1.", "Lee 2016, Bioinformatics 32:2196-2198, doi:10.1093/bioinformatics/btw142",
         "Dongwon-Lee/lsgkm on GitHub", "GPL-3.0 (the repository)")]
 _REGIONS = [DatasetCard(f"jund/peaks-{n}", what, "", {scale: (f"jund/{file}",)}, (), None, "", _BED, f'jund_peaks("{n}")', note, cite, source, licence) for n, what, scale, file, note, cite, source, licence in (
     ("H1-hg38", "JunD peaks, H1-hESC, conservative IDR", "full", "ENCFF446WOD.bed.gz", "hg38; the checksum is recorded at the first download.", _ENCODE["citation"], "ENCODE", "ENCODE data, free to use"),
@@ -367,7 +368,8 @@ def jund(
     for place, file in zip(places, paths):
         names, seqs = _read_fasta(file)
         kind = {} if not entry.targets else {"Bound": float(".pos." in place), "set": "train" if ".train." in place else "test"}
-        tables.append(_regions_of(names, r"^(?P<chrom>\S+):(?P<start>\d+)-(?P<end>\d+)$", file).assign(name=names, sequence=seqs, **kind))
+        where = _regions_of(names, r"^(?P<chrom>\S+):(?P<start>\d+)-(?P<end>\d+)$", file, shift=int(which == "NFE2")) # named by first and last base
+        tables.append(where.assign(name=names, sequence=seqs, **kind))
     ds = from_pandas(pd.concat(tables, ignore_index=True), target_cols=entry.targets, length="pad" if "padded" in entry.length else None)
     return _name_rows(_check_rows(ds, places, None if "padded" in entry.length else int(entry.length)), entry, "sample", paths)
 
