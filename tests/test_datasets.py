@@ -38,7 +38,7 @@ class Rude(http.server.BaseHTTPRequestHandler):
         mark = f'"{hash(data)}"' if self.tag == "etag" else "Tue, 24 Nov 2026 10:00:00 GMT"
         start = int(asked[6:-1]) if asked and self.ranges and self.headers.get("If-Range") == mark else 0
         if self.status != 200: return self.send_error(self.status)
-        if start >= len(data):
+        if start and start >= len(data):
             self.send_response(416)
             self.send_header("Content-Range", f"bytes */{len(data)}")
             self.send_header("Content-Length", "0")
@@ -128,7 +128,19 @@ def test_an_answer_that_is_no_file(status, tmp_path):
 
 
 def test_an_empty_answer(tmp_path):
-    with served(content=b"") as (url, _), pytest.raises(FileNotFoundError): download(DataFile("big.bin", url=url), tmp_path, tries=2)
+    with served(content=b"") as (url, seen), pytest.raises(FileNotFoundError, match="0 of 0 bytes came"): download(DataFile("big.bin", url=url), tmp_path, tries=2)
+    assert "big.bin" not in names(tmp_path) and len(seen) == 2
+
+
+def test_a_short_answer_is_noticed_whatever_the_library_thinks(tmp_path, monkeypatch):
+    class Short:
+        headers, status_code = {"Content-Length": "10"}, 200
+        raw = type("Raw", (), {"stream": lambda self, *a, **k: iter([b"ACGT"])})()
+        def raise_for_status(self): pass
+        def __enter__(self): return self
+        def __exit__(self, *why): pass
+    monkeypatch.setattr(downloads, "_ask", lambda *a: Short())
+    with pytest.raises(FileNotFoundError, match="4 of 10 bytes came"): download(DataFile("big.bin", url="http://127.0.0.1/x"), tmp_path)
     assert "big.bin" not in names(tmp_path)
 
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.stats import norm, rankdata
 from sklearn.preprocessing import KBinsDiscretizer, MinMaxScaler, QuantileTransformer, StandardScaler
 
 from eugene.etl.datasets import jores21, ray13
 from eugene.etl.seqdata import make_dataset, open_zarr, to_zarr
-from eugene.etl.sequences import random_seqs
 from eugene.etl.splits import split_random
 from eugene.etl.targets import TARGET_STEPS, TargetTransform, bin_targets, binarize_targets, drop_unmeasured, fit_targets
 
@@ -90,6 +90,41 @@ def test_inverse_gives_back_what_was_measured(y, step, data):
     back = t.inverse(t.apply(ds).targets.values)[:, 0]
     assert np.array_equal(np.isnan(back), holes)
     assert np.allclose(back[~holes], y[~holes], atol=1e-2)
+
+
+def test_a_plan_is_undone_from_its_end(skewed):
+    y, _ = sides(skewed)
+    t = fit_targets(skewed, steps=[{"minmax": {"low": 1, "high": 9}}, {"log": {"base": 10, "pseudocount": 50}}, "zscore", {"quantile": {"to": "normal"}}])
+    on = skewed.split.values == "train"
+    assert np.allclose(t.inverse(t.transform(y))[on], y[on], atol=1e-3)
+    assert fit_targets(skewed, steps=["minmax", "zscore"]) != fit_targets(skewed, steps=["zscore", "minmax"])
+
+
+@few
+@given(arrays(np.int8, st.integers(2, 60), elements=st.integers(0, 6)), st.sampled_from(["uniform", "normal"]))
+def test_ties_share_the_middle_of_their_ranks(y, to):
+    if np.ptp(y) == 0: return
+    ranks, n = rankdata(y), len(y)
+    out = fit_targets(dataset(y.astype(np.float32)), scale={"quantile": {"to": to}}, split=None).transform(y[:, None])[:, 0]
+    assert np.allclose(out, (ranks - 1) / (n - 1) if to == "uniform" else norm.ppf((ranks - .5) / n), atol=1e-5)
+
+
+def test_rounding_breaks_no_tie():
+    "Rank 52 of 54 times 1/53 is not quite a whole number; the two ones must still share their ranks, and lie above an edge at their value"
+    y = np.repeat([0., 1], [52, 2]).astype(np.float32)
+    assert np.isclose(fit_targets(dataset(y), scale="quantile", split=None).transform(y[:, None])[-1, 0], 1 - .5 / 53)
+    for n in range(3, 120):
+        y = np.arange(n).astype(np.float32)
+        classes = bin_targets(dataset(y), [k / (n - 1) for k in range(1, n)], by="quantile", split=None).targets.values[:, 0]
+        assert classes.tolist() == y.tolist()
+
+
+def test_values_on_an_edge():
+    ds = dataset(np.array([0, 1, 1.5, 2, 3], np.float32))
+    told = lambda d: [None if np.isnan(v) else v for v in d.targets.values[:, 0].tolist()]
+    assert told(bin_targets(ds, [1, 2], split=None)) == [0, 1, 1, 2, 2]
+    assert told(binarize_targets(ds, 2, 1, split=None)) == [0, None, None, None, 1]
+    assert told(binarize_targets(ds, 2, split=None)) == [0, 0, 0, 0, 1]
 
 
 @few

@@ -81,7 +81,7 @@ def _fetch(
     have = part.stat().st_size if mark else 0
     with _ask(url, have, mark) as answer:
         place = answer.headers.get("Content-Range", "")
-        if answer.status_code == 416 and place == f"bytes */{have}": return # all of it is here
+        if have and answer.status_code == 416 and place == f"bytes */{have}": return # all of it is here
         note.unlink(missing_ok=True)
         answer.raise_for_status()
         if answer.status_code == 206 and not place.startswith(f"bytes {have}-"): raise OSError(f"asked for the bytes from {have} on, the server sent {place!r}")

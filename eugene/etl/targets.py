@@ -19,6 +19,12 @@ from ..core import choose
 from ..core import log as logger # `log` is a step and a parameter below
 from .seqdata import check_dataset, get_split
 
+# %% ../../nbs/01_etl/14_targets.ipynb #quantiles
+def _quantiles(y, q):
+    "Quantiles, linear between ranks; a quantile that falls on a rank is that very value, whatever rounding does to `q * (n - 1)`"
+    at = np.asarray(q) * (len(y) - 1)
+    return np.interp(np.where(np.abs(at - np.rint(at)) < 1e-9, np.rint(at), at), np.arange(len(y)), np.sort(y))
+
 # %% ../../nbs/01_etl/14_targets.ipynb #threshold
 def _threshold(
     y:np.ndarray,    # Measured values to learn from, `(n,)`
@@ -28,7 +34,7 @@ def _threshold(
     "A value, given as itself or as a quantile. Raises `ValueError` for a quantile outside 0 to 1."
     choose(by, ("value", "quantile"), "`by`:")
     if at is None or by == "value": return at if at is None else float(at)
-    if 0 <= at <= 1: return float(np.quantile(y, at))
+    if 0 <= at <= 1: return float(_quantiles(y, at))
     raise ValueError(f"{at!r} is no quantile between 0 and 1. Pass a fraction such as .9995, or `by=\"value\"` for a value.")
 
 # %% ../../nbs/01_etl/14_targets.ipynb #fit-clamp
@@ -104,7 +110,7 @@ def _fit_quantile(
     choose(to, ("uniform", "normal"), "shape, `to`:")
     _check_spread(y)
     if knots < 2: raise ValueError(f"`knots` is {knots}; expected at least 2.")
-    values = np.quantile(y, np.linspace(0, 1, min(knots, len(y))))
+    values = _quantiles(y, np.linspace(0, 1, min(knots, len(y))))
     return {"values": np.maximum.accumulate(values).tolist(), "to": to, "n": len(y)}
 
 # %% ../../nbs/01_etl/14_targets.ipynb #quantile-step
