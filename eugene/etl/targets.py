@@ -23,28 +23,22 @@ from .seqdata import check_dataset, get_split
 def _quantiles(y, q):
     "Quantiles, linear between ranks; a quantile that falls on a rank is that very value, whatever rounding does to `q * (n - 1)`"
     at = np.asarray(q) * (len(y) - 1)
-    return np.interp(np.where(np.abs(at - np.rint(at)) < 1e-9, np.rint(at), at), np.arange(len(y)), np.sort(y))
+    at = np.where(np.abs(at - np.rint(at)) < 1e-9, np.rint(at), at)
+    low, high = np.floor(at).astype(int), np.ceil(at).astype(int)
+    y = np.partition(y, np.unique([low, high]))
+    return y[low] + (y[high] - y[low]) * (at - low)
 
 # %% ../../nbs/01_etl/14_targets.ipynb #threshold
-def _threshold(
-    y:np.ndarray,    # Measured values to learn from, `(n,)`
-    at:float|None,   # Where, a value or a quantile
-    by:str,          # Which of the two it is
-) -> float|None:     # In units of the measurement
-    "A value, given as itself or as a quantile. Raises `ValueError` for a quantile outside 0 to 1."
+def _threshold(y, at, by):
+    "A value or None, given as itself or as a quantile of `y`; in units of the measurement. Raises `ValueError` for a quantile outside 0 to 1."
     choose(by, ("value", "quantile"), "`by`:")
     if at is None or by == "value": return at if at is None else float(at)
     if 0 <= at <= 1: return float(_quantiles(y, at))
     raise ValueError(f"{at!r} is no quantile between 0 and 1. Pass a fraction such as .9995, or `by=\"value\"` for a value.")
 
 # %% ../../nbs/01_etl/14_targets.ipynb #fit-clamp
-def _fit_clamp(
-    y:np.ndarray,         # Measured values to learn from, `(n,)`
-    low:float|None=None,  # Lower limit; None: no limit
-    high:float|None=None, # Upper limit, say the quantile .9995 (Klie et al. 2023)
-    by:str="quantile",    # What the limits are: quantile or value
-) -> dict[str, float|None]: # Limits in units of the measurement
-    "Limits to clamp at. Raises `ValueError` unless there is one, and the lower is below the upper."
+def _fit_clamp(y, low=None, high=None, by="quantile"):
+    "Limits to clamp at, in units of the measurement, from values or quantiles of `y`. Raises `ValueError` unless there is one, and the lower is below the upper."
     if low is None and high is None: raise ValueError("there is no limit to clamp at; give `low`, `high` or both.")
     if low is not None and high is not None and not low < high: raise ValueError(f"`low` is {low:g} and `high` is {high:g}; the lower limit has to be below the upper.")
     return {"low": _threshold(y, low, by), "high": _threshold(y, high, by)}
@@ -55,11 +49,7 @@ def _clamp(y, low, high):
     return np.clip(y, -np.inf if low is None else low, np.inf if high is None else high)
 
 # %% ../../nbs/01_etl/14_targets.ipynb #fit-log
-def _fit_log(
-    y:np.ndarray,          # Measured values, `(n,)`; nothing is learned from them
-    base:str|float="e",    # e, 2, 10, or another number above 1
-    pseudocount:float=0.,  # Added before, in units of the measurement; 1 with base e: log1p
-) -> dict[str, float]:     # Base and pseudocount
+def _fit_log(y, base="e", pseudocount=0.):
     "Base and pseudocount as numbers. Raises `ValueError` for a base that is none."
     number = math.e if base == "e" else base
     if not isinstance(number, (int, float)) or not number > 1: raise ValueError(f"`base` is {base!r}; expected \"e\", 2, 10 or another number above 1.")
@@ -82,30 +72,20 @@ def _check_spread(y):
     if y.min() == y.max(): raise ValueError(f"it is {y[0]:g} in all {len(y)} rows to fit on; there is nothing to scale, and nothing to learn.")
 
 # %% ../../nbs/01_etl/14_targets.ipynb #fit-zscore
-def _fit_zscore(
-    y:np.ndarray,      # Measured values to learn from, `(n,)`
-) -> dict[str, float]: # Mean and standard deviation, `ddof=0`
+def _fit_zscore(y):
     "Mean and standard deviation. Raises `ValueError` for a constant."
     _check_spread(y)
     return {"mean": float(y.mean()), "sd": float(y.std())}
 
 # %% ../../nbs/01_etl/14_targets.ipynb #fit-minmax
-def _fit_minmax(
-    y:np.ndarray,      # Measured values to learn from, `(n,)`
-    low:float=0.,      # Where the smallest goes
-    high:float=1.,     # Where the largest goes
-) -> dict[str, float]: # Smallest and largest value, and the ends of the range
+def _fit_minmax(y, low=0., high=1.):
     "What min-max scaling needs. Raises `ValueError` for a constant, or a range without width."
     _check_spread(y)
     if not low < high: raise ValueError(f"the range is from {low:g} to {high:g}; the first has to be below the second.")
     return {"min": float(y.min()), "max": float(y.max()), "low": float(low), "high": float(high)}
 
 # %% ../../nbs/01_etl/14_targets.ipynb #fit-quantile
-def _fit_quantile(
-    y:np.ndarray,       # Measured values to learn from, `(n,)`
-    to:str="uniform",   # Shape to give: uniform (0 to 1) or normal (mean 0, standard deviation 1)
-    knots:int=1000,     # Quantiles to keep for each target
-) -> dict[str, Any]:    # Quantiles, in units of the measurement, shape and number of values
+def _fit_quantile(y, to="uniform", knots=1000):
     "Evenly spaced quantiles. Raises `ValueError` for a constant, or too few knots."
     choose(to, ("uniform", "normal"), "shape, `to`:")
     _check_spread(y)
@@ -127,11 +107,7 @@ def _unquantile(y, values, to, n):
     return np.interp(u, np.linspace(0, 1, len(values)), values)
 
 # %% ../../nbs/01_etl/14_targets.ipynb #fit-bin
-def _fit_bin(
-    y:np.ndarray,                # Measured values to learn from, `(n,)`
-    bins:int|Sequence[float],    # How many classes of equally many rows, or the edges between them
-    by:str="value",              # What the edges are: value or quantile
-) -> dict[str, list[float]]:     # Edges, in units of the measurement
+def _fit_bin(y, bins, by="value"):
     "Edges between classes. Raises `ValueError` unless each is above the one before."
     if np.ndim(bins) == 0: bins, by = np.arange(1, bins) / bins, "quantile"
     edges = [_threshold(y, at, by) for at in bins]
@@ -144,12 +120,7 @@ def _bin(y, edges):
     return np.where(np.isnan(y), np.nan, np.searchsorted(edges, y, side="right"))
 
 # %% ../../nbs/01_etl/14_targets.ipynb #fit-binarize
-def _fit_binarize(
-    y:np.ndarray,           # Measured values to learn from, `(n,)`
-    upper:float,            # Above: 1
-    lower:float|None=None,  # Below: 0, and between the two NaN; None: 0 wherever it is not above `upper`
-    by:str="value",         # What the two are: value or quantile
-) -> dict[str, float|None]: # Thresholds in units of the measurement
+def _fit_binarize(y, upper, lower=None, by="value"):
     "Two thresholds. Raises `ValueError` if the lower is above the upper."
     if lower is not None and lower > upper: raise ValueError(f"`lower` is {lower:g} and `upper` is {upper:g}; the lower threshold cannot be above the upper.")
     return {"upper": _threshold(y, upper, by), "lower": _threshold(y, lower, by)}
