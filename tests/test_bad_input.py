@@ -76,10 +76,10 @@ def test_a_config_with_an_unknown_key_is_refused(tmp_path):
 
 def test_a_data_folder_without_the_file_says_where_it_comes_from(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError) as error:
-        find_data("jores21/jores21_leaf_dev.tsv.gz", data=tmp_path)
+        find_data("jores21/jores21_leaf_dev.tsv.gz", path=tmp_path)
     assert str(tmp_path) in str(error.value) and "jores21_leaf_dev.tsv.gz" in str(error.value)
     with pytest.raises(FileNotFoundError):
-        eu.datasets.jores21("leaf", data=tmp_path)
+        eu.datasets.jores21("leaf", path=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
