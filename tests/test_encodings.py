@@ -34,7 +34,8 @@ def batches(letters, min_size=0, max_rows=5):
 
 def test_an_alphabet_of_proteins_works_wherever_an_alphabet_does(tmp_path):
     from eugene.etl.loading import loader
-    from eugene.etl.seqdata import from_pandas, make_dataset, open_zarr, to_pandas, to_zarr
+    from eugene.etl.seqdata import make_dataset, open_zarr, to_zarr
+    from eugene.etl.tables import from_pandas, to_pandas
     from eugene.etl.splits import canonical, split_random
     proteins = random_seqs(30, 25, "protein", seed=0)
     assert get_alphabet("protein") is PROTEIN and PROTEIN.size == 20
@@ -53,7 +54,8 @@ def test_an_alphabet_of_proteins_works_wherever_an_alphabet_does(tmp_path):
 
 def test_padding_of_proteins_is_no_asparagine(tmp_path):
     from eugene.etl.loading import loader
-    from eugene.etl.seqdata import make_dataset, open_zarr, to_pandas, to_zarr
+    from eugene.etl.seqdata import make_dataset, open_zarr, to_zarr
+    from eugene.etl.tables import to_pandas
     proteins = ["MKNN", "MW", "MNNNNNN"]
     ds = make_dataset(proteins, alphabet="protein", length="pad")
     assert from_bytes(ds.seq.values) == ["MKNNXXX", "MWXXXXX", "MNNNNNN"]

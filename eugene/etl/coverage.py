@@ -41,23 +41,24 @@ def _bin_kernel(x, width, stat, strict, out):
     for i in range(x.shape[0]):
         for b in range(out.shape[1]):
             part = x[i, b * width:(b + 1) * width]
-            n, total, best = 0, 0.0, part[0]
-            for v in part:
-                if v != v: continue
-                if n == 0 or (stat == 2 and v > best) or (stat == 3 and v < best): best = v
-                n += 1
-                total += v
+            n, total, best = 0, 0.0, np.inf if stat == 3 else -np.inf
+            if stat < 2:
+                for v in part: total += v if v == v else 0.0
+            elif stat == 2:
+                for v in part: best = v if v > best else best
+            else:
+                for v in part: best = v if v < best else best
+            for v in part: n += v == v
             if n == 0 or (strict and n < len(part)): out[i, b] = np.nan
-            elif stat < 2: out[i, b] = total / n if stat == 0 else total
-            else: out[i, b] = best
+            else: out[i, b] = total / n if stat == 0 else total if stat == 1 else best
 
 # %% ../../nbs/01_etl/04_coverage.ipynb #bin-integers
 def _bin_integers(x, width, stat):
     "The bins of integers or truth values `(N, L)`, which have no NaN; sums are 64 bit wide, means are float64"
-    starts = np.arange(0, x.shape[1], width)
-    if stat in ("max", "min"): return (np.maximum if stat == "max" else np.minimum).reduceat(x, starts, axis=1)
-    total = np.add.reduceat(x, starts, axis=1, dtype=np.uint64 if x.dtype.kind == "u" else np.int64)
-    return total if stat == "sum" else total / np.diff(np.append(starts, x.shape[1]))
+    whole = x.shape[1] // width
+    parts = [x[:, :whole * width].reshape(len(x), whole, width), x[:, None, whole * width:]]
+    wide = {"dtype": np.uint64 if x.dtype.kind == "u" else np.int64} if stat == "sum" else {}
+    return np.concatenate([getattr(p, stat)(-1, **wide) for p in parts if p.shape[-1]], axis=1)
 
 # %% ../../nbs/01_etl/04_coverage.ipynb #bin-coverage
 def bin_coverage(
@@ -120,15 +121,18 @@ def soft_clip(
 @njit(nogil=True, cache=True)
 def _smooth_kernel(x, weights, out):
     "Weighted mean of the values that are not NaN around each position of `x`, `(N, L)`"
-    half = len(weights) // 2
+    half, length = len(weights) // 2, x.shape[1]
+    values, there = np.zeros(length + 2 * half), np.zeros(length + 2 * half) # a row with room on either side
     for i in range(x.shape[0]):
-        for j in range(x.shape[1]):
-            total, mass = 0.0, 0.0
-            for p in range(max(j - half, 0), min(j + half + 1, x.shape[1])):
-                if x[i, p] == x[i, p]:
-                    total += x[i, p] * weights[p - j + half]
-                    mass += weights[p - j + half]
-            out[i, j] = total / mass if mass > 0 else np.nan
+        for j in range(length):
+            there[half + j] = x[i, j] == x[i, j]
+            values[half + j] = x[i, j] if x[i, j] == x[i, j] else 0.0
+        total, mass = np.zeros(length), np.zeros(length)
+        for q in range(len(weights)):
+            for j in range(length):
+                total[j] += weights[q] * values[j + q]
+                mass[j] += weights[q] * there[j + q]
+        for j in range(length): out[i, j] = total[j] / mass[j] if mass[j] > 0 else np.nan
 
 # %% ../../nbs/01_etl/04_coverage.ipynb #smooth-coverage
 def smooth_coverage(
@@ -161,6 +165,14 @@ def _jitter_step(arrays, max_jitter, widths):
     if max_jitter % step: raise ValueError(f"`max_jitter` is {max_jitter}, no multiple of {step} bp, the smallest shift that whole bins allow. Try {max_jitter // step * step or step}.")
     return step
 
+# %% ../../nbs/01_etl/04_coverage.ipynb #cut
+def _cut(a, offsets, length):
+    "The window of `length` positions at `offsets`, `(N,)`, of each row of `a`, `(N, ..., L)`, a new array"
+    flat = a.reshape(int(np.prod(a.shape[:-1])), a.shape[-1]) # channels are rows: whole stretches of memory are copied
+    windows = np.lib.stride_tricks.sliding_window_view(flat, length, axis=1)
+    starts = np.repeat(offsets, int(np.prod(a.shape[1:-1])))
+    return windows[np.arange(len(flat)), starts].reshape(*a.shape[:-1], length)
+
 # %% ../../nbs/01_etl/04_coverage.ipynb #jitter
 def jitter(
     *arrays:np.ndarray,                     # What to shift together, `(N, ..., L)`: bytes, one-hot, tracks; position last
@@ -169,15 +181,11 @@ def jitter(
     seed:int|np.random.Generator|None=None, # Seed or generator
 ) -> tuple[np.ndarray, ...]:                # As many arrays, `(N, ..., L - 2 * max_jitter / width)`
     "Cut each row at a random offset, the same in all arrays. Raises `TypeError` or `ValueError` if arrays do not fit."
-    arrays = [np.asarray(a) if isinstance(a, np.ndarray) else a for a in arrays]
+    arrays = [np.asarray(a) if hasattr(a, "ndim") else a for a in arrays]
     widths = [int(widths)] * len(arrays) if np.ndim(widths) == 0 else [int(w) for w in widths]
     step = _jitter_step(arrays, max_jitter, widths)
     offsets = rng(seed).integers(0, 2 * max_jitter // step + 1, len(arrays[0])) * step
-    out, rows = [], np.arange(len(offsets))
-    for a, w in zip(arrays, widths):
-        windows = np.lib.stride_tricks.sliding_window_view(a, a.shape[-1] - 2 * max_jitter // w, axis=-1)
-        out.append(np.moveaxis(windows, -2, 1)[rows, offsets // w])
-    return tuple(out)
+    return tuple(_cut(a, offsets // w, a.shape[-1] - 2 * max_jitter // w) for a, w in zip(arrays, widths))
 
 # %% ../../nbs/01_etl/04_coverage.ipynb #center-crop
 def center_crop(

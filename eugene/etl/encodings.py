@@ -189,6 +189,20 @@ def _check_tokens(tokens, top):
         raise ValueError(f"Row {row}, window {at}: padding stands before token {t[row, at + 1]}; padding ends a row.")
     return t
 
+# %% ../../nbs/01_etl/03_encodings.ipynb #spell-kernel
+@njit(nogil=True, cache=True)
+def _spell_kernel(tokens, size, k, stride, first, codes, out):
+    "Write the letters of each k-mer to their place in `out`; the first row and window that disagree, or -1, -1"
+    for i in range(tokens.shape[0]):
+        for t in range(tokens.shape[1]):
+            kmer = tokens[i, t] - first
+            for j in range(k - 1, -1, -1) if kmer >= 0 else range(0):
+                letter, old = codes[kmer % size], out[i, t * stride + j]
+                if old and old != letter: return i, t
+                out[i, t * stride + j] = letter
+                kmer //= size
+    return -1, -1
+
 # %% ../../nbs/01_etl/03_encodings.ipynb #decode-tokens
 def decode_tokens(
     tokens:Any,                # Integers `(N, P)`, or one row `(P,)`; NumPy or torch
@@ -200,17 +214,12 @@ def decode_tokens(
     alphabet = get_alphabet(alphabet)
     if k < 1 or stride < 1: raise ValueError(f"`k` is {k} and `stride` is {stride}; both are at least 1.")
     t = _check_tokens(tokens, alphabet.size**k + FIRST_TOKEN)
-    codes, known = np.frombuffer(alphabet.letters.encode(), np.uint8), t >= FIRST_TOKEN
-    count = (t != PAD_TOKEN).sum(1)
     out = np.zeros((len(t), max(t.shape[1] - 1, 0) * stride + k), np.uint8)
-    for j in range(k):
-        new = np.where(known, codes[(t - FIRST_TOKEN) // alphabet.size**(k - 1 - j) % alphabet.size], 0)
-        old = out[:, j::stride][:, :t.shape[1]]
-        clash = (old > 0) & (new > 0) & (old != new)
-        if clash.any(): raise ValueError("Row {0}, window {1}: its k-mer disagrees with the windows it overlaps.".format(*np.argwhere(clash)[0]))
-        old[...] = np.where(new > 0, new, old)
-    text = from_bytes(np.where(out > 0, out, ord(alphabet.unknown_letter)))
-    return [s[:(n - 1) * stride + k] if n else "" for s, n in zip(text, count.tolist())]
+    row, at = _spell_kernel(t, alphabet.size, k, stride, FIRST_TOKEN, np.array(list(alphabet.letters.encode()), np.uint8), out)
+    if row >= 0: raise ValueError(f"Row {row}, window {at}: its k-mer disagrees with the windows before it that it overlaps.")
+    text = from_bytes(np.where(out > 0, out, np.uint8(ord(alphabet.unknown_letter))))
+    count = (t != PAD_TOKEN).sum(1).tolist()
+    return [s[:(n - 1) * stride + k] if n else "" for s, n in zip(text, count)]
 
 # %% ../../nbs/01_etl/03_encodings.ipynb #genetic-code
 GENETIC_CODE = dict(zip(map("".join, product("TCAG", repeat=3)),

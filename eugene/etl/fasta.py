@@ -160,7 +160,7 @@ def _unique_names(
     for i, name in enumerate(names):
         if not name: raise ValueError(f"{say(i)} has no name: `>` is followed by nothing, or by a blank. Give it a name.")
         if name in first and duplicates == "error":
-            raise ValueError(f"{say(i)} has the name {name!r}, as has {say(first[name])} Pass `duplicates=\"number\"` to tell them apart by a number.")
+            raise ValueError(f"{say(i)} has the name {name!r}, which {say(first[name])} has too. Pass `duplicates=\"number\"` to tell them apart by a number.")
         count, new = 2, name
         while name in first and (new := f"{name}.{count}") in taken: count += 1
         first.setdefault(name, i)
@@ -463,12 +463,12 @@ class GenomeFASTA:
     ):
         self.path, self.name, self.alphabet, self.cache = Path(path), name, get_alphabet(alphabet), cache
         plain = _plain_file(self.path, cache)
-        if not plain.stat().st_size: _no_header(b"", self.path.name)
-        self._data = np.asarray(np.memmap(plain, np.uint8, "r")) # an empty file cannot be mapped
+        if not plain.stat().st_size: _no_header(b"", self.path.name) # an empty file cannot be mapped
+        self._data = np.asarray(np.memmap(plain, np.uint8, "r"))
         self._index = _load_index(plain, self._data, self.path.name, cache)
 
     def __reduce__(self): return type(self), (self.path, self.name, self.alphabet, self.cache)
-    def __repr__(self): return f"GenomeFASTA({self.path.name}, {len(self._index.names)} contigs, {self._index.size.sum():,} bp)"
+    def __repr__(self): return f"GenomeFASTA({self.path.name}, {len(self._index.names)} contig{'s' * (len(self._index.names) > 1)}, {self._index.size.sum():,} bp)"
 
     def contigs(self) -> dict[str, int]: # Contig to length, bp
         "The contigs of the file and their lengths"

@@ -81,7 +81,8 @@ def check_regions(
     out = _checked(regions, place, outside)
     if chrom_sizes is not None and not outside:
         size = _row_sizes(out, chrom_sizes)
-        _stop(out["end"] > size, out, place, f"end lies beyond the chromosome, which has {size[np.argmax(out['end'] > size)]:,} bp.")
+        beyond = (out["end"] > size).to_numpy()
+        _stop(beyond, out, place, f"end lies beyond the chromosome, which has {''.join(f'{n:,}' for n in size[beyond][:1])} bp.")
     return out
 
 # %% ../../nbs/01_etl/05_regions.ipynb #plain
