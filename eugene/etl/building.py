@@ -54,10 +54,11 @@ def _place(
 ) -> pd.DataFrame:        # The same rows with `start`, `end` and `strand` of what will be read
     "Turn regions into windows. Raises `ValueError` naming the first region of another width."
     if not strand and "strand" in table: table = table.rename(columns={"strand": "region_strand"}).assign(strand="+")
-    if isinstance(length, (int, np.integer)) and not isinstance(length, bool) and length > 0:
-        return resize(table, int(length), center, edges="pad").assign(region_start=table["start"], region_end=table["end"])
-    if length not in (None, "pad"): raise ValueError(f"`length` is {length!r}; expected None, \"pad\" or a number of bases.")
     size = (table["end"] - table["start"]).to_numpy()
+    if isinstance(length, (int, np.integer)) and not isinstance(length, bool) and length > 0:
+        moved = table if center == "middle" and (size == length).all() else resize(table, int(length), center, edges="pad")
+        return moved.assign(region_start=table["start"], region_end=table["end"])
+    if length not in (None, "pad"): raise ValueError(f"`length` is {length!r}; expected None, \"pad\" or a number of bases.")
     if length is None and (size != size[0]).any():
         say, other = _say(table, name), int(np.argmax(size != size[0]))
         raise ValueError(f"Regions differ in width: {say(0)} has {size[0]} bp, {say(other)} has {size[other]} bp ({size.min()} to {size.max()} in all). "
