@@ -54,10 +54,11 @@ def _place(
 ) -> pd.DataFrame:        # The same rows with `start`, `end` and `strand` of what will be read
     "Turn regions into windows. Raises `ValueError` naming the first region of another width."
     if not strand and "strand" in table: table = table.rename(columns={"strand": "region_strand"}).assign(strand="+")
-    if isinstance(length, (int, np.integer)) and not isinstance(length, bool) and length > 0:
-        return resize(table, int(length), center, edges="pad").assign(region_start=table["start"], region_end=table["end"])
-    if length not in (None, "pad"): raise ValueError(f"`length` is {length!r}; expected None, \"pad\" or a number of bases.")
     size = (table["end"] - table["start"]).to_numpy()
+    if isinstance(length, (int, np.integer)) and not isinstance(length, bool) and length > 0:
+        moved = table if center == "middle" and (size == length).all() else resize(table, int(length), center, edges="pad")
+        return moved.assign(region_start=table["start"], region_end=table["end"])
+    if length not in (None, "pad"): raise ValueError(f"`length` is {length!r}; expected None, \"pad\" or a number of bases.")
     if length is None and (size != size[0]).any():
         say, other = _say(table, name), int(np.argmax(size != size[0]))
         raise ValueError(f"Regions differ in width: {say(0)} has {size[0]} bp, {say(other)} has {size[other]} bp ({size.min()} to {size.max()} in all). "
@@ -303,24 +304,52 @@ def _in_memory(
 
 # %% ../../nbs/01_etl/10_building.ipynb #in-store
 def _in_store(
-    small:xr.Dataset,             # Everything but what the readers fill
+    outline:xr.Dataset,           # What the Dataset will look like
     readers:Sequence[Reader],     # Readers
-    layouts:Mapping[str, Layout], # What they give
     windows:Windows,              # All rows
     out:Path,                     # Folder of the store
     client:Any,                   # `dask.distributed.Client`, or None
     overwrite:bool,               # Replace a store of that name
     progress:bool,                # Show a bar
-) -> xr.Dataset:                  # The store, opened
+) -> None:
     "Read all rows into a store, block by block"
+    names, n = [r.name for r in readers], len(windows.start)
+    layouts = {v: Layout(outline[v].dims, outline[v].shape[1:], str(outline[v].dtype), {}, outline[v].attrs) for v in names}
     with _store_path(out, overwrite) as path:
-        n = len(windows.start)
-        rows = _new_store(path, small, layouts, n)
+        rows = _new_store(path, outline.drop_vars(names), layouts, n)
         blocks = progress_bar(_blocks(windows, rows), progress, "regions", -(-n // rows))
         if client is not None: _fill_by_workers(path, readers, blocks, client)
         else:
             for start, block in blocks: _write_block(path, readers, start, block)
-    return open_zarr(out)
+
+# %% ../../nbs/01_etl/10_building.ipynb #prepare
+def _prepare(
+    regions:pd.DataFrame|str|os.PathLike, # As in `read_regions`, as are all below
+    readers:list[Reader],      # Readers, as a list
+    length:int|str|None,       # Width
+    flank:int,                 # Bases stored on either side
+    center:str,                # What a number re-centres on
+    edges:str,                 # error | pad | drop
+    strand:bool,               # Keep to the strand
+    id_col:str|None,           # Column of names
+    target_cols:list[str],     # Columns of targets
+    missing:str,               # A target that is NaN
+) -> tuple[xr.Dataset, Windows]: # What the Dataset will look like, and what to read
+    "Settle all that can be known before anything is read. Raises `ValueError` naming file and region."
+    table, name = _load(regions)
+    given = ({} if isinstance(regions, pd.DataFrame) else _file_record(regions)) | {"name": name, "rows": len(table)}
+    table = _place(table, name, length, center, strand)
+    table, report = _settle_edges(table, _chrom_sizes(table["chrom"], readers), flank, edges, name)
+    windows, say = _windows_of(table, flank), _say(table, name)
+    layouts = {r.name: r.layout(windows.width) for r in readers}
+    id_col = "id" if id_col is None and "id" in table else id_col
+    ids = _place_ids(table, windows.minus) if id_col is None else _ids(_named(table, id_col, name), len(table), say)
+    small = _row_data(table.drop(columns=[] if id_col is None else id_col), ids, list(layouts), target_cols, missing, say)
+    if length == "pad": small = small.assign(length=("sequence", (windows.end - windows.start).astype(np.int32))).assign_attrs(side="right")
+    if any(v.attrs.get("kind") == "sequence" for v in layouts.values()): small = small.assign_attrs(alphabet="DNA")
+    small = small.assign_attrs(eugene=__version__, max_jitter=flank, edges=report, readers=[_reader_record(r) for r in readers],
+                               regions=given | {"length": _plain(length), "center": center, "strand": bool(strand)})
+    return _outline(small, layouts, flank), windows
 
 # %% ../../nbs/01_etl/10_building.ipynb #read-regions
 def read_regions(
@@ -332,7 +361,7 @@ def read_regions(
     center:str="middle",                  # What a number of bases re-centres on: middle | summit | start
     edges:str="error",                    # Windows beyond the end of a chromosome: error | pad | drop
     strand:bool=True,                     # Read regions on the minus strand backwards; False: all as on plus
-    id_col:str|None=None,                 # Column of unique names; None: by place, `chr1:10-20(-)`
+    id_col:str|None=None,                 # Column of unique names; None: `id` if there is one, else by place, `chr1:10-20(-)`
     target_cols:str|Sequence[str]=(),     # Columns that become targets, numbers
     missing:str="error",                  # A target that is NaN: error, or keep
     client:Any=None,                      # `dask.distributed.Client` whose workers fill the store; None: this process
@@ -343,21 +372,12 @@ def read_regions(
     if client is not None and out is None: raise ValueError("A client fills a store; pass `out=` too, or leave `client` out.")
     if out is not None: _check_replaceable(out, overwrite)
     if isinstance(max_jitter, bool) or not isinstance(max_jitter, (int, np.integer)) or max_jitter < 0: raise ValueError(f"`max_jitter` is {max_jitter!r}; expected a number of bases, 0 or more.")
-    readers, (table, name) = _check_readers(readers), _load(regions)
-    given = {"name": name, "rows": len(table)} if isinstance(regions, pd.DataFrame) else _file_record(regions) | {"rows": len(table)}
-    table = _place(table, name, length, center, strand)
-    table, report = _settle_edges(table, _chrom_sizes(table["chrom"], readers), int(max_jitter), edges, name)
-    windows, say = _windows_of(table, int(max_jitter)), _say(table, name)
-    layouts = {r.name: r.layout(windows.width) for r in readers}
-    ids = _place_ids(table, windows.minus) if id_col is None else _ids(_named(table, id_col, name), len(table), say)
-    small = _row_data(table.drop(columns=[] if id_col is None else id_col), ids, list(layouts), [target_cols] if isinstance(target_cols, str) else list(target_cols), missing, say)
-    if length == "pad": small = small.assign(length=("sequence", (windows.end - windows.start).astype(np.int32))).assign_attrs(side="right")
-    if any(v.attrs.get("kind") == "sequence" for v in layouts.values()): small = small.assign_attrs(alphabet="DNA")
-    small = small.assign_attrs(eugene=__version__, max_jitter=int(max_jitter), edges=report, readers=[_reader_record(r) for r in readers],
-                               regions=given | {"length": _plain(length), "center": center, "strand": bool(strand)})
-    outline = _outline(small, layouts, int(max_jitter))
-    if out is None: return _in_memory(outline, readers, windows, progress)
-    return _in_store(small, readers, layouts, windows, Path(out), client, overwrite, progress)
+    readers, target_cols = _check_readers(readers), [target_cols] if isinstance(target_cols, str) else list(target_cols)
+    plan = _prepare(regions, readers, length, int(max_jitter), center, edges, strand, id_col, target_cols, missing)
+    if out is None: return _in_memory(plan[0], readers, plan[1], progress)
+    _in_store(plan[0], readers, plan[1], Path(out), client, overwrite, progress)
+    del plan # what was held for writing goes before the store is opened
+    return open_zarr(out)
 
 # %% ../../nbs/01_etl/10_building.ipynb #read-genome
 def read_genome(
