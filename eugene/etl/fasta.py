@@ -72,7 +72,7 @@ def _copy_kernel(data, begins, ends, out, sizes, seen):
         first = n
         for letter in data[begins[i]:ends[i]]:
             out[n], seen[letter] = letter, True
-            n += (letter != 32) & ((letter < 9) | (letter > 13))
+            n += letter > 32
         sizes[i] = n - first
 
 # %% ../../nbs/01_etl/08_fasta.ipynb #records
