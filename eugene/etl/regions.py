@@ -81,7 +81,8 @@ def check_regions(
     out = _checked(regions, place, outside)
     if chrom_sizes is not None and not outside:
         size = _row_sizes(out, chrom_sizes)
-        _stop(out["end"] > size, out, place, f"end lies beyond the chromosome, which has {size[np.argmax(out['end'] > size)]:,} bp.")
+        beyond = (out["end"] > size).to_numpy()
+        _stop(beyond, out, place, f"end lies beyond the chromosome, which has {''.join(f'{n:,}' for n in size[beyond][:1])} bp.")
     return out
 
 # %% ../../nbs/01_etl/05_regions.ipynb #plain
@@ -160,7 +161,8 @@ def _kind(path, header, fields):
         if ending == kind.lower(): return kind
     n, text = len(fields), "\t".join(fields)
     if n >= 12 and fields[9].isdigit() and [f.rstrip(",").count(",") + 1 for f in fields[10:12]] == [int(fields[9])] * 2: return "bed12"
-    if re.match(r"\S*\t\d+\t\d+(\t[^\t]*){3}\t\d+\t\d+(\t|$)", text) and int(fields[1]) <= int(fields[6]) <= int(fields[7]) <= int(fields[2]):
+    drawn = r"\S*\t\d+\t\d+(\t[^\t]*){3}\t\d+\t\d+" + r"\t(\.|\d+(,\d+,\d+)?)(\t|$)" * (n > 8)
+    if n != 10 and re.match(drawn, text) and int(fields[1]) <= int(fields[6]) <= int(fields[7]) <= int(fields[2]):
         return f"bed{min(n, 9)}"
     return {9: "broadPeak", 10: "narrowPeak"}.get(n, f"bed{min(n, 6)}")
 
