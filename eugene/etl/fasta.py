@@ -72,7 +72,7 @@ def _copy_kernel(data, begins, ends, out, sizes, seen):
         first = n
         for letter in data[begins[i]:ends[i]]:
             out[n], seen[letter] = letter, True
-            n += (letter != 32) & ((letter < 9) | (letter > 13))
+            n += letter > 32
         sizes[i] = n - first
 
 # %% ../../nbs/01_etl/08_fasta.ipynb #records
@@ -393,6 +393,15 @@ def _make_index(
     except UnicodeDecodeError as e: raise ValueError(f"{where} has a header that is not UTF-8 text: {e.object[:30]!r}. Save the file as UTF-8.") from None
     return _Index(_unique_names(_names(headers)[0], "error", say), *(rows[:n, k].copy() for k in (2, 1, 3, 4)))
 
+# %% ../../nbs/01_etl/08_fasta.ipynb #index-places
+def _index_places(
+    path:Path,                  # FASTA file, plain
+    cache:str|os.PathLike|None, # Folder for an index that cannot be beside its file
+) -> Iterator[Path]:            # Beside the file, then in the cache folder, which is looked for only if it comes to that
+    "Where an index may be"
+    yield Path(f"{path}.fai")
+    yield _cache_path(path, ".fai", cache)
+
 # %% ../../nbs/01_etl/08_fasta.ipynb #load-index
 def _load_index(
     path:Path,                  # FASTA file, plain
@@ -401,15 +410,14 @@ def _load_index(
     cache:str|os.PathLike|None, # Folder for an index that cannot be beside its file
 ) -> _Index:                    # The index
     "The index of a file, made anew unless one is there that fits"
-    places = [Path(f"{path}.fai"), _cache_path(path, ".fai", cache)]
-    for fai in places:
+    for fai in _index_places(path, cache):
         if not fai.is_file(): continue
         index, young = _parse_index(fai), fai.stat().st_mtime_ns >= path.stat().st_mtime_ns
         if young and index is not None and not _misfit(data, index): return index
         log.warning("%s does not belong to %s (%s); it is made anew", fai.name, where, "it does not fit" if young else "it is older")
     index = _make_index(data, where)
     text = "".join("\t".join(map(str, row)) + "\n" for row in zip(index.names, *(v.tolist() for v in index[1:])))
-    for fai in places:
+    for fai in _index_places(path, cache):
         with contextlib.suppress(OSError):
             with atomic_path(fai, overwrite=True) as tmp: tmp.write_bytes(text.encode())
             break

@@ -183,7 +183,7 @@ def _round(
     gen:np.random.Generator, # Random generator
 ) -> tuple[np.ndarray, pd.DataFrame, int]: # Rows that found one, the windows with their `gc`, and how many were tried
     "Draw windows once and hand them out"
-    sizes, m = genome.contigs(), int(np.clip(4 * len(gc), 2000, 10**5))
+    sizes, m = genome.contigs(), int(np.clip(4 * len(gc), 10**4, 10**5))
     centre = gen.integers(sum(sizes.values()), size=m)
     found, row = _inside(centre, gen.choice(width, m), sizes, avoid)
     content, known = _composition(found, genome)
@@ -235,7 +235,7 @@ def gc_matched(
     exclude:pd.DataFrame|None=None, # More to stay away from, besides `regions`
     tolerance:float=.02,        # Largest difference in GC content (Ghandi et al. 2016)
     unmatched:str="error",      # Regions for which none is found: error, drop
-    tries:int=200,              # Windows to try for each region before giving up
+    tries:int=200,              # Windows to try for each negative before giving up, and 200,000 in any case
     seed:int|np.random.Generator|None=None, # Seed or generator
 ) -> pd.DataFrame:              # Columns chrom, start, end, gc, and `match`, the row of `regions` each belongs to; in that order
     "Regions of the same widths and GC contents that overlap neither `regions` nor each other. Raises `ValueError` if some are not found."
@@ -249,7 +249,7 @@ def gc_matched(
     if not known.all(): raise ValueError(f"Region {int(np.argmin(known)) + 1} has no known base; its GC content cannot be matched. Take it out.")
     away, width = pd.concat([regions[["chrom", "start", "end"]], _avoided(exclude, sizes)]), (regions["end"] - regions["start"]).to_numpy(np.int64)
     out, todo, tried = regions.iloc[:0][["chrom", "start", "end"]].assign(gc=0., match=0), np.repeat(np.arange(len(regions)), n_per), 0
-    while len(todo) and tried < max(tries * n_per * len(regions), 10**4):
+    while len(todo) and tried < max(tries * n_per * len(regions), 2 * 10**5):
         avoid = _through(pd.concat([away, out[["chrom", "start", "end"]]]), sizes)
         rows, found, m = _round(gc[todo], width[todo], genome, avoid, tolerance, gen)
         keep = _apart(found, sizes)
@@ -267,7 +267,7 @@ def _shuffled_copy(
     if "length" not in ds: return k_shuffle(ds["seq"].values, k, gen)
     out, total = ds["seq"].values.copy(), ds.sizes["position"]
     sizes = ds["length"].values.astype(np.int64)
-    first = _before(total - sizes, {"left": "left", "right": "right", "both": "both"}[ds.attrs.get("side", "right")])
+    first = _before(total - sizes, ds.attrs.get("side", "right"))
     for row, (a, n, s) in enumerate(zip(first, sizes, k_shuffle(unpad(ds), k, gen))): out[row, a:a + n] = np.frombuffer(s.encode(), np.uint8)
     return out
 
