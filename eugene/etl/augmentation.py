@@ -54,11 +54,11 @@ def raw_batch(
     names = list(known) if variables is None else list(variables)
     odd = [v for v in names if v not in known]
     if odd: raise ValueError(f"`{odd[0]}` is neither a sequence nor a track; the Dataset has {', '.join(known)}.")
-    length, flank = ds["length"].values[rows] if "length" in ds else None, int(ds.attrs.get("max_jitter", 0))
+    length, flank = ds["length"].values if "length" in ds else None, int(ds.attrs.get("max_jitter", 0))
     if flank and length is not None and (length < ds.sizes["position"]).any():
         raise ValueError(f"The Dataset has flanks (max_jitter={flank}) and rows of different length; where their windows lie is not known. Build it with one length.")
     arrays = {v: ds.variables[v][rows].values for v in names}
-    return RawBatch(arrays, {v: known[v] for v in names}, get_alphabet(ds.attrs.get("alphabet", "DNA")), None if flank else length, ds.attrs.get("side", "right"), flank)
+    return RawBatch(arrays, {v: known[v] for v in names}, get_alphabet(ds.attrs.get("alphabet", "DNA")), None if flank or length is None else length[rows], ds.attrs.get("side", "right"), flank)
 
 # %% ../../nbs/01_etl/16_augmentation.ipynb #spans
 def _spans(

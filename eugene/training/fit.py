@@ -20,7 +20,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from ..core import atomic_path, derive_seed, hash_arrays, log, pick_device, sha256
-from ..etl.loading import loader
+from ..etl.loading import Rows, fingerprint, loader
 from .sequence_module import quiet_lightning
 
 # %% ../../nbs/04_training/06_fit.ipynb #git
@@ -59,10 +59,9 @@ def _content(
     data:Any, # Dataset of a loader
 ) -> str|None: # Fingerprint of its rows; None if it does not hold arrays
     "A fingerprint of the rows a loader draws from"
-    if hasattr(data, "seq"): arrays = [data.seq] + ([] if data.targets is None else [data.targets])
-    elif hasattr(data, "tensors"): arrays = [t.numpy() for t in data.tensors]
-    else: return None
-    return hash_arrays(*arrays)
+    if isinstance(data, Rows): return fingerprint(data)
+    if hasattr(data, "tensors"): return hash_arrays(*[t.numpy() for t in data.tensors])
+    return None
 
 # %% ../../nbs/04_training/06_fit.ipynb #describe-data
 def describe_data(
