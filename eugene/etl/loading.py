@@ -336,7 +336,7 @@ def _slab_edges(
     return np.unique(np.searchsorted(rows, np.arange(0, rows[-1] + 2 * slab, slab))) if len(rows) else np.zeros(1, np.int64)
 
 # %% ../../nbs/01_etl/17_loading.ipynb #small
-SMALL = 2**23 # A variable of at most so many bytes is read once, even if the others are left in the store
+SMALL = 2**23 # A variable of few numbers a row and at most so many bytes is read once, even if the others are left in the store
 
 # %% ../../nbs/01_etl/17_loading.ipynb #rows
 class Rows(Dataset):
@@ -356,7 +356,7 @@ class Rows(Dataset):
         there = all(v._in_memory for v in self.held.values())
         self.in_memory = _kept(in_memory, there, len(rows) * self.row_bytes)
         self.edges = _slab_edges(self.rows, list(self.held.values()), self.row_bytes, slab_bytes)
-        if not self.in_memory: self.held = {k: xr.Variable(v.dims, v[:].values) if v.nbytes <= SMALL and not v._in_memory else v for k, v in self.held.items()}
+        if not self.in_memory: self.held = {k: xr.Variable(v.dims, v[:].values) if v.nbytes <= min(SMALL, 32 * len(v)) and not v._in_memory else v for k, v in self.held.items()}
         elif there: self.at, self.held = self.rows, {k: v.values for k, v in self.held.items()}
         else: self.held = self._read_all()
 
@@ -441,6 +441,8 @@ def _pinned(
 # %% ../../nbs/01_etl/17_loading.ipynb #loader-class
 class Loader:
     "Batches of some rows in some order, a new order each epoch"
+    batch_sampler = None # Lightning asks; the sampler makes whole batches
+
     def __init__(self,
         dataset:Rows,               # Where rows come from
         sampler:EpochBatches,       # Their order
@@ -552,7 +554,7 @@ def plan_loading(
     data = loader(ds, batch_size, split, **ask | {"in_memory": False}).dataset
     n, size = len(data), data.form.alphabet.size
     widths = [int(np.prod(v.shape[1:], dtype=np.int64)) * (4 * size if data.form.parts.get(k, ("",))[0] == "sequence" else 4) for k, v in data.held.items()]
-    there = all(v._in_memory for v in data.held.values())
+    there = all(ds.variables[k]._in_memory for k in data.held)
     memory = _kept(ask.get("in_memory", "auto"), there, n * data.row_bytes)
     first = ds.isel(sequence=slice(0, int(data.rows[data.edges[:5][-1] - 1]) + 1))
     trial = loader(first, batch_size, split, **ask | {"in_memory": memory})
