@@ -335,6 +335,18 @@ def _slab_edges(
     slab = chunk * max(1, slab_bytes // (chunk * row_bytes))
     return np.unique(np.searchsorted(rows, np.arange(0, rows[-1] + 2 * slab, slab))) if len(rows) else np.zeros(1, np.int64)
 
+# %% ../../nbs/01_etl/17_loading.ipynb #read-slabs
+def _read_slabs(
+    variables:Mapping[str, xr.Variable], # What to read
+    rows:np.ndarray,                     # Rows of the Dataset that are wanted, ascending
+    edges:np.ndarray,                    # Where slabs begin among them
+) -> dict[str, np.ndarray]:              # Name to values of these rows
+    "Bring rows into memory, slab by slab, each into its place"
+    out = {k: np.empty((len(rows), *v.shape[1:]), v.dtype) for k, v in variables.items()}
+    for a, b in zip(edges, edges[1:]):
+        for k, v in variables.items(): out[k][a:b] = _take(v, rows[a:b])
+    return out
+
 # %% ../../nbs/01_etl/17_loading.ipynb #small
 SMALL = 2**23 # A variable of few numbers a row and at most so many bytes is read once, even if the others are left in the store
 
@@ -358,14 +370,7 @@ class Rows(Dataset):
         self.edges = _slab_edges(self.rows, list(self.held.values()), self.row_bytes, slab_bytes)
         if not self.in_memory: self.held = {k: xr.Variable(v.dims, v[:].values) if v.nbytes <= min(SMALL, 32 * len(v)) and not v._in_memory else v for k, v in self.held.items()}
         elif there: self.at, self.held = self.rows, {k: v.values for k, v in self.held.items()}
-        else: self.held = self._read_all()
-
-    def _read_all(self) -> dict[str, np.ndarray]:
-        "All rows, read slab by slab into their place"
-        out = {k: np.empty((len(self.rows), *v.shape[1:]), v.dtype) for k, v in self.held.items()}
-        for a, b in zip(self.edges, self.edges[1:]):
-            for k, v in self.held.items(): out[k][a:b] = _take(v, self.rows[a:b])
-        return out
+        else: self.held = _read_slabs(self.held, self.rows, self.edges)
 
     def __len__(self) -> int: return len(self.rows)
 

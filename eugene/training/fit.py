@@ -330,7 +330,7 @@ def fit_dataset(
     batch_size:int=128,      # Sequences a batch (Jores et al. 2021)
     seed:int=0,              # Seed of the order of batches and of dropout
     unknown:str="zero",      # Policy for ambiguous letters, as in `loader`
-    num_workers:int=0,       # Processes that encode batches
+    num_workers:int=0,       # Threads that read and encode ahead
     **kw,                    # Arguments of `fit`: `epochs`, `patience`, `device`, `progress`, `reuse` and the trainer's
 ) -> FitResult:              # The trained copy with its history and manifest
     "Train on the `train` rows of a Dataset, stop by its `val` rows. Raises `ValueError` if it has no targets or no split."
