@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..core import atomic_path
-from .sequences import ALPHABETS, DNA, IUPAC, Alphabet, get_alphabet, ohe
+from .sequences import DNA, IUPAC, RNA, Alphabet, get_alphabet, ohe
 
 # %% ../../nbs/01_etl/15_motifs.ipynb #tolerance
 TOLERANCE = 0.01 # How far the printed probabilities of a position may miss 1
@@ -171,7 +171,7 @@ def _read_alphabet(
     found = next(((n, line) for n, line in lines if line.lstrip().startswith("ALPHABET")), None)
     if found is None: return DNA
     letters = found[1].partition("=")[2].strip()
-    for alphabet in ALPHABETS.values():
+    for alphabet in (DNA, RNA):
         if alphabet.letters == letters: return alphabet
     raise ValueError(f"{path}, line {found[0]}: {found[1].strip()!r}; expected 'ALPHABET= ACGT' (DNA) or 'ALPHABET= ACGU' (RNA).")
 

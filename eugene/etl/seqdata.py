@@ -7,10 +7,11 @@ __all__ = ['SPLITS', 'RESERVED', 'sequence_vars', 'track_vars', 'check_dataset',
            'to_numpy', 'concat', 'Windows', 'Layout', 'Reader', 'to_zarr', 'open_zarr', 'get_split']
 
 # %% ../../nbs/01_etl/06_seqdata.ipynb #imports
-import os
+import contextlib, errno, os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from string import ascii_uppercase
+from threading import Lock
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -99,7 +100,7 @@ def _column(
     if pd.api.types.is_numeric_dtype(col.dtype):
         if not pd.api.types.is_extension_array_dtype(col.dtype): return col.to_numpy()
         return col.to_numpy(float, na_value=np.nan) if col.isna().any() else col.to_numpy(col.dtype.numpy_dtype)
-    return np.array(["" if m else str(v) for v, m in zip(col, col.isna())], dtype=object)
+    return np.array(["" if m else v if type(v) is str else str(v) for v, m in zip(col.tolist(), col.isna().tolist())], dtype=object)
 
 # %% ../../nbs/01_etl/06_seqdata.ipynb #say-row
 def _say_row(
@@ -194,6 +195,7 @@ def _letters(
     seqs:Any,             # Strings, or bytes `(N, L)`
     length:int|str|None,  # None: all the same; "pad": to the longest; a number: to that many letters
     pad:Mapping[str, Any],# Options of `pad_seqs`: side, truncate
+    value:str="N",        # Letter to fill up with
 ) -> tuple[np.ndarray, np.ndarray|None]: # Bytes `(N, L)`, and lengths `(N,)` if padding was asked for
     "Sequences as bytes of one length, and their lengths before padding"
     if not (length is None or length == "pad" or isinstance(length, (int, np.integer)) and length > 0):
@@ -207,7 +209,7 @@ def _letters(
     _check_letters(seqs)
     _check_lengths(seqs, length, pad.get("truncate"))
     if length is None or not seqs: return to_bytes(seqs), None
-    out = to_bytes(pad_seqs(seqs, None if length == "pad" else length, **pad))
+    out = to_bytes(pad_seqs(seqs, None if length == "pad" else length, value=value, **pad))
     return out, np.array([min(len(s), out.shape[1]) for s in seqs], np.int32)
 
 # %% ../../nbs/01_etl/06_seqdata.ipynb #make-dataset
@@ -223,7 +225,7 @@ def make_dataset(
     **pad,                          # With `length`: `side`, `truncate` of `pad_seqs`
 ) -> xr.Dataset:                    # Dataset that keeps the contract
     "Put sequences and what is known of them together. Raises `ValueError` naming what does not fit."
-    seq, sizes = _letters(seqs, length, pad)
+    seq, sizes = _letters(seqs, length, pad, get_alphabet(alphabet).unknown_letter)
     n, columns = len(seq), dict(columns or {})
     if seq.size == 0: raise ValueError(f"There are {n} sequences of {seq.shape[-1]} letters; a Dataset needs at least one of each.")
     count = 0 if targets is None else 1 if np.ndim(targets) == 1 else np.shape(targets)[1]
@@ -397,7 +399,7 @@ def _chunk_rows(
     length:int=1,      # Positions of a sequence, bp
 ) -> int:              # Sequences a chunk
     "About a megabyte of sequence, at least 1,024 rows, and fewer only where there are fewer or a chunk would pass 64 MB"
-    return min(n, max(2**20 // max(length, 1), min(1024, max(2**26 // max(widest, 1), 1))))
+    return min(n, max(2**20 // max(length, 1), 1024), max(2**26 // max(widest, 1), 1))
 
 # %% ../../nbs/01_etl/06_seqdata.ipynb #new-store
 def _new_store(
@@ -418,17 +420,21 @@ def _new_store(
     ds.to_zarr(path, encoding=chunks, consolidated=False, zarr_format=3, compute=False, write_empty_chunks=True)
     return rows
 
+# %% ../../nbs/01_etl/06_seqdata.ipynb #opening
+_OPENING = Lock() # Settings of Zarr belong to the whole process: one thread at a time changes them
+
 # %% ../../nbs/01_etl/06_seqdata.ipynb #fill-store
 def _fill_store(
     path:Path,                       # Store that `_new_store` made
     start:int,                       # First row
     blocks:Mapping[str, np.ndarray], # Name to values, `(n, ...)`
 ) -> None:
-    "Write the large arrays of some rows; whole chunks can be written by several processes at once"
+    "Write the large arrays of some rows; whole chunks can be written by several processes and threads at once"
     import zarr
-    with zarr.config.set({"array.write_empty_chunks": True}):
+    with _OPENING, zarr.config.set({"array.write_empty_chunks": True}): # the arrays keep what is set while they are opened
         group = zarr.open_group(path, mode="r+")
-        for name, values in blocks.items(): group[name][start:start + len(values)] = values
+        arrays = {name: group[name] for name in blocks}
+    for name, values in blocks.items(): arrays[name][start:start + len(values)] = values
 
 # %% ../../nbs/01_etl/06_seqdata.ipynb #check-replaceable
 def _check_replaceable(
@@ -441,6 +447,20 @@ def _check_replaceable(
     if not (Path(path)/"zarr.json").is_file():
         raise FileExistsError(f"{path} is no Zarr store, so it is not replaced. Choose another name, or take it away yourself.")
 
+# %% ../../nbs/01_etl/06_seqdata.ipynb #store-path
+@contextlib.contextmanager
+def _store_path(
+    path:str|os.PathLike, # Folder of the store to be written
+    overwrite:bool,       # Replace a store of that name
+) -> Iterator[Path]:      # Temporary name to write it under
+    "Write a store under a temporary name, rename it when complete. Raises `FileExistsError`; `OSError` that says so if the disk is full."
+    _check_replaceable(path, overwrite)
+    try:
+        with atomic_path(path, overwrite) as tmp: yield tmp
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT): raise
+        raise OSError(e.errno, f"The disk is full: the store {path} was not written, and nothing is left of it. Make room, or choose another place.") from None
+
 # %% ../../nbs/01_etl/06_seqdata.ipynb #to-zarr
 def to_zarr(
     ds:xr.Dataset,         # Dataset, in memory or larger than it
@@ -449,10 +469,9 @@ def to_zarr(
     progress:bool=False,   # Show a bar
 ) -> Path:                 # The same path
     "Write a Dataset as a Zarr store. Raises `FileExistsError`, also under `overwrite` for what is no store."
-    _check_replaceable(path, overwrite)
     large = [v for v in check_dataset(ds, seq=False).data_vars if "sequence" == ds[v].dims[0] and ds[v].ndim > 1] if ds.sizes["sequence"] else []
     layouts = {v: Layout(ds[v].dims, ds[v].shape[1:], str(ds[v].dtype), {}, ds[v].attrs) for v in large}
-    with atomic_path(path, overwrite) as tmp:
+    with _store_path(path, overwrite) as tmp:
         rows, n = _new_store(tmp, ds.drop_vars(large).compute(), layouts, ds.sizes["sequence"], list(ds.data_vars)), ds.sizes["sequence"]
         for a in progress_bar(range(0, n if large else 0, rows), progress, "store"):
             _fill_store(tmp, a, {v: ds[v].isel(sequence=slice(a, a + rows)).values for v in large})
