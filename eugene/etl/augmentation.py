@@ -194,7 +194,7 @@ def cut_windows(
         if width % w or (start % w).any(): raise ValueError(f"Tracks `{name}` have bins of {w} bp; windows of {width} bp that begin at {np.unique(start)[:3].tolist()} do not cut them whole.")
         bits = _bits(old)
         new = np.empty((*bits.shape[:2], width // w), bits.dtype)
-        _window_kernel(bits, start // w, bits.dtype.type(ord("N") if part.kind == "sequence" else 0), new)
+        _window_kernel(bits, start // w, bits.dtype.type(ord(batch.alphabet.unknown_letter) if part.kind == "sequence" else 0), new)
         arrays[name] = new.view(old.dtype).reshape(*old.shape[:-1], width // w)
     return batch._replace(arrays=arrays, flank=0)
 
@@ -211,7 +211,7 @@ def centre(
 class RandomShift(Transform):
     "See rows through windows shifted at random. Raises `ValueError` where there is nothing to shift into, and for rows of different length."
     max_shift: int|None = None # Largest shift to either side, bp; None: as far as the flanks go
-    fill: bool = False         # Put N, and 0 in tracks, where nothing is stored
+    fill: bool = False         # Put N (in proteins X), and 0 in tracks, where nothing is stored
 
     def __post_init__(self):
         if self.max_shift is not None and self.max_shift < 0: raise ValueError(f"`max_shift` is {self.max_shift}; expected 0 or more bp.")
@@ -221,7 +221,7 @@ class RandomShift(Transform):
         far, step = batch.flank if self.max_shift is None else self.max_shift, math.lcm(*(p.bin_width for p in batch.parts.values()))
         if batch.length is not None and (batch.length < width).any(): raise ValueError("Rows differ in length and cannot be shifted: padding would move into the window. Leave RandomShift out.")
         if not self.fill and (far > batch.flank or not batch.flank):
-            raise ValueError(f"The Dataset has flanks of {batch.flank} bp, so there is nothing to shift {far or 'any'} bp into. Build it with `max_jitter`, or pass fill=True to have N there.")
+            raise ValueError(f"The Dataset has flanks of {batch.flank} bp, so there is nothing to shift {far or 'any'} bp into. Build it with `max_jitter`, or pass fill=True to have {batch.alphabet.unknown_letter} there.")
         return cut_windows(batch, batch.flank + step * gen.integers(-(far // step), far // step + 1, n), width - 2 * batch.flank)
 
 # %% ../../nbs/01_etl/16_augmentation.ipynb #channels
@@ -274,29 +274,30 @@ class Mutate(Transform):
 
 # %% ../../nbs/01_etl/16_augmentation.ipynb #pick-kernel
 @njit(nogil=True, cache=True)
-def _pick_kernel(x, source, new, out):
-    "`out[i, j]` is `x[i, source[i, j]]`, or `new[i, j]` where the source is negative"
+def _pick_kernel(x, low, high, source, drawn, letters, out):
+    "Rows of `x` with, between `low` and `high`, the letter that stands `source` places after `low`, or a drawn one where that is negative"
     for i in range(x.shape[0]):
-        for j in range(x.shape[1]):
+        for j in range(x.shape[1]): out[i, j] = x[i, j]
+        for j in range(low[i], high[i]):
             k = source[i, j]
-            out[i, j] = x[i, k] if k >= 0 else new[i, j]
+            out[i, j] = x[i, low[i] + k] if k >= 0 else letters[drawn[i, j]]
 
 # %% ../../nbs/01_etl/16_augmentation.ipynb #rearrange
 def _rearrange(
     batch:RawBatch,          # Batch
-    source:np.ndarray,       # For each place of a row's letters the place it comes from, counted from its first letter; -1: a random letter
+    source:np.ndarray,       # For each place of a row's letters the place it comes from, counted from its first letter; negative: a random letter
     gen:np.random.Generator, # Draws
     what:str,                # Name of the transform, for messages
 ) -> RawBatch:               # New batch
     "Letters from other places. Raises `ValueError` if there are tracks."
     tracks = [k for k, p in batch.parts.items() if p.kind == "tracks"]
     if tracks: raise ValueError(f"{what} moves letters, and what would be measured along the new sequence is not known; `{tracks[0]}` is a track. Leave {what} out, or load the sequences alone.")
-    (low, high), (n, width), place = _spans(batch), batch.shape, np.arange(batch.shape[1])
-    low, high = low[:, None], high[:, None]
-    source = np.where((place >= low) & (place < high), np.where(source < 0, -1, source + low), place)
-    new = np.frombuffer(batch.alphabet.letters.encode(), np.uint8)[gen.integers(batch.alphabet.size, size=(n, width), dtype=np.uint8)]
-    arrays = dict(batch.arrays)
-    for name in batch.parts: _pick_kernel(batch.arrays[name], source, new, out := np.empty_like(batch.arrays[name])); arrays[name] = out
+    letters, arrays = np.frombuffer(batch.alphabet.letters.encode(), np.uint8), dict(batch.arrays)
+    drawn = gen.integers(len(letters), size=batch.shape, dtype=np.uint8)
+    for name in batch.parts:
+        x = np.ascontiguousarray(batch.arrays[name])
+        arrays[name] = np.empty_like(x)
+        _pick_kernel(x, *_spans(batch), source, drawn, letters, arrays[name])
     return batch._replace(arrays=arrays)
 
 # %% ../../nbs/01_etl/16_augmentation.ipynb #stretch
@@ -306,11 +307,11 @@ def _stretch(
     gen:np.random.Generator, # Draws
 ) -> tuple[np.ndarray, ...]: # Places within the letters `(B, L)`; number of letters, length and start of the stretch, `(B, 1)` each
     "A stretch of 0 to `most` letters of every row, all lengths and all places alike"
-    low, high = _spans(batch)
+    low, high = (v.astype(np.int32)[:, None] for v in _spans(batch))
     size = high - low
-    k = np.minimum(gen.integers(0, most + 1, len(size)), size)
-    start = gen.integers(0, size - k + 1)
-    return np.arange(batch.shape[1]) - low[:, None], size[:, None], k[:, None], start[:, None]
+    k = np.minimum(gen.integers(0, most + 1, size.shape, np.int32), size)
+    start = gen.integers(0, size - k + 1, dtype=np.int32)
+    return np.arange(batch.shape[1], dtype=np.int32) - low, size, k, start
 
 # %% ../../nbs/01_etl/16_augmentation.ipynb #at-least-0
 def _at_least_0(
@@ -330,7 +331,7 @@ class Insert(Transform):
 
     def __call__(self, batch, gen):
         place, size, k, _ = _stretch(batch, self.max_len, gen)
-        start = gen.integers(0, size + 1)
+        start = gen.integers(0, size + 1, dtype=np.int32)
         at = place + k // 2 # the place in the longer row, whose first k // 2 letters are cut
         return _rearrange(batch, np.where(at < start, at, np.where(at < start + k, -1, at - k)), gen, "Insert")
 
@@ -371,8 +372,8 @@ class Translocate(Transform):
 
     def __call__(self, batch, gen):
         place, size, _, _ = _stretch(batch, 0, gen)
-        shift = gen.integers(-self.max_shift, self.max_shift + 1, len(size))[:, None]
-        return _rearrange(batch, (place - shift) % np.maximum(size, 1), gen, "Translocate")
+        at = place - gen.integers(-self.max_shift, self.max_shift + 1, size.shape, np.int32) % np.maximum(size, 1)
+        return _rearrange(batch, np.where(at < 0, at + size, at), gen, "Translocate")
 
 # %% ../../nbs/01_etl/16_augmentation.ipynb #noise
 @dataclass(frozen=True)

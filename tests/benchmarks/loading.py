@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -33,8 +32,8 @@ def make_store(path, rows, length, seed=0):
 
 def memory():
     "Resident memory now, and the most so far, MB"
-    now = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-    return now, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return tuple(int(lines[word].split()[0]) / 1024 for word in ("VmRSS", "VmHWM"))
 
 
 def batches(way, store, batch_size):
