@@ -504,7 +504,9 @@ def open_zarr(
     _check_complete(path, ds)
     text = {v: (ds[v].dims, ds[v].values.astype(object)) for v in ds.variables if ds[v].dtype.kind == "T"}
     data = {v: text.get(v, ds[v]) for v in ds.attrs.pop("order", ds.data_vars)}
-    return check_dataset(xr.Dataset(data, {v: text.get(v, ds[v]) for v in ds.coords}, ds.attrs), seq=False)
+    out = check_dataset(xr.Dataset(data, {v: text.get(v, ds[v]) for v in ds.coords}, ds.attrs), seq=False)
+    out.encoding["source"] = str(path) # where xarray's own readers put it
+    return out
 
 # %% ../../nbs/01_etl/06_seqdata.ipynb #get-split
 def get_split(
