@@ -174,6 +174,7 @@ def _candidates(keys, state, sizes, index, cap, span, goal, spent, tried, out):
             diagonal, strand = p - starts[a] - r + starts[b], np.int64(s != t)
             name = np.int64(b) << 32 | (diagonal + (1 << 30)) << 1 | strand
             slot = (b * 31 + diagonal * 7 + strand) % tried.shape[1]
+            while tried[a, slot] >= 0 and tried[a, slot] != name: slot = (slot + 1) % tried.shape[1]
             if tried[a, slot] == name: continue
             tried[a, slot], spent[a] = name, spent[a] + 1
             out[n, 0], out[n, 1], out[n, 2], out[n, 3] = a, b, diagonal, strand
@@ -185,16 +186,16 @@ def _candidates(keys, state, sizes, index, cap, span, goal, spent, tried, out):
 # %% ../../nbs/01_etl/13_homology.ipynb #verify
 @njit(nogil=True, cache=True)
 def _align(x, y, diagonal, band):
-    "The best local alignment near a diagonal: score << 40 | equal letters << 20 | columns"
-    one, best, width = 1 << 40, 0, 2 * band + 1
+    "The best local alignment near a diagonal: (score << 40) - (columns << 20) + equal letters"
+    one, column, best, width = 1 << 40, 1 << 20, 0, 2 * band + 1
     row = np.zeros(width + 1, np.int64)
     for i in range(len(x)):
         j, left = i - diagonal - band, 0
         if j >= len(y): break
         for c in range(max(0, -j), min(width, len(y) - j)):
-            v = row[c] + (one + (1 << 20) + 1 if x[i] == y[j + c] and x[i] != 255 else 1 - one)
-            v = max(v, max(row[c + 1], left) + 1 - 2 * one)
-            left = row[c] = v if v >= one else 0
+            v = row[c] - column + (one + 1 if x[i] == y[j + c] and x[i] != 255 else -one)
+            v = max(v, max(row[c + 1], left) - column - 2 * one)
+            left = row[c] = max(v, 0)
             best = max(best, left)
     return best
 
@@ -211,7 +212,7 @@ def _verify(hits, index, band, least, overlap, parent, mask, have, out):
         if top == low: continue
         x, y = codes[starts[a]:starts[a + 1]], (other if strand else codes)[starts[b]:starts[b + 1]]
         best = _align(x, y, diagonal, band)
-        equal, columns = best >> 20 & 0xFFFFF, best & 0xFFFFF
+        equal, columns = best & 0xFFFFF, -(best >> 20) & 0xFFFFF
         if columns < overlap * min(len(x), len(y)) or equal < least[columns]: continue
         if len(mask): have[a], have[b] = have[a] | mask[b], have[b] | mask[a]
         else: parent[a] = parent[b] = parent[top] = parent[low] = min(top, low)
@@ -251,7 +252,7 @@ def _search(
     hits, out = np.empty((1 << 18, 4), np.int64), np.empty((1 << 18, 5), np.int64)
     for seed in seeds:
         keys, thinned = _seeded(index, seed, cap)
-        spent, tried = np.zeros(len(texts), np.int32), np.full((len(texts), 64), -1)
+        spent, tried = np.zeros(len(texts), np.int32), np.full((len(texts), cap * 5 // 4 + 1), -1) # more places than proposals
         for sizes in ((1, 16), (16, len(keys))):
             state = np.zeros(3, np.int64)
             while state[0] < len(keys):
