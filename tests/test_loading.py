@@ -180,7 +180,7 @@ def test_pinned_batches(made):
 def test_real_promoters_from_a_store(data_dir, tmp_path):
     "Promoters of different species, sorted by species in a store, come out as the table has them and mixed"
     from eugene.etl.datasets import jores21
-    ds = jores21("leaf", data=data_dir)
+    ds = jores21("leaf", path=data_dir)
     ds = ds.isel(sequence=np.argsort(ds.sp.values.astype(str), kind="stable"))
     store = small_chunks(open_zarr(to_zarr(ds, tmp_path / "leaf.zarr")), 100)
     dl = loader(store, shuffle=True, in_memory=False, buffer=.5)
