@@ -182,10 +182,10 @@ class InceptionConv1D(nn.Module):
         super().__init__()
         if out_channels < 4 or out_channels % 4: raise ValueError(f"out_channels={out_channels}; four paths need a multiple of 4.")
         self.in_channels, self.out_channels, n = in_channels, out_channels, out_channels // 4
-        def wide(kernel): return Steps(nn.Conv1d(in_channels, n, 1, bias=bias), activation_layer(activation), nn.Conv1d(n, n, kernel, padding="same", bias=bias))
-        pad = nn.ConstantPad1d(((pool_kernel - 1) // 2, pool_kernel // 2), float("-inf")) # never the maximum
+        def pad(kernel, value): return nn.ConstantPad1d(((kernel - 1) // 2, kernel // 2), value)
+        def wide(kernel): return Steps(nn.Conv1d(in_channels, n, 1, bias=bias), activation_layer(activation), pad(kernel, 0.), nn.Conv1d(n, n, kernel, bias=bias))
         self.narrow, self.wide2, self.wide3 = nn.Conv1d(in_channels, n, 1, bias=bias), wide(kernel2), wide(kernel3)
-        self.pooled = Steps(pad, nn.MaxPool1d(pool_kernel, 1), nn.Conv1d(in_channels, n, 1, bias=bias))
+        self.pooled = Steps(pad(pool_kernel, float("-inf")), nn.MaxPool1d(pool_kernel, 1), nn.Conv1d(in_channels, n, 1, bias=bias)) # padding is never the maximum
 
     def forward(
         self,
