@@ -41,6 +41,7 @@ class DanQ(nn.Module):
         self.recurrent = RecurrentBlock(filters, units, unit=unit, bidirectional=True, output="all")
         self.dropout, self.flatten = nn.Dropout(.5), nn.Flatten()
         self.dense = DenseBlock(self.recurrent.output_dim * self.conv.output_len, output_dim, hidden)
+        _glorot(self)
         guard_input(self, 4, input_len)
 
     def forward(
