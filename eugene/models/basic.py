@@ -331,7 +331,8 @@ DSHYBRID_CARD = replace(DSCNN_CARD, name="dsHybrid", source=_BENCH.format("JunD"
     deviations=("the map of the other strand is turned around, so that a position stands beside itself; variant eugene-2023 leaves it as it comes",))
 
 # %% ../../nbs/03_models/01_basic.ipynb #plain-cards
-_PLAIN = {"source": "structure as in the EUGENe package (ML4GLand/EUGENe, eugene/models/zoo); sizes are our defaults", "confidence": "no published configuration; no parity is claimed"}
+_PLAIN = {"source": "structure as in the EUGENe package (ML4GLand/EUGENe, eugene/models/zoo); sizes are our defaults", "confidence": "no published configuration; no parity is claimed",
+          "outputs": "1 number", "training": {"published": "none"}}
 
 FCN_CARD = replace(CNN_CARD, name="FCN", **_PLAIN, n_params=208_129, table=(("input", "4 x 170"), ("flatten", "680"), *_HEAD256))
 RNN_CARD = replace(CNN_CARD, name="RNN", **_PLAIN, n_params=77_057, table=(("input", "4 x 170"), ("LSTM 128, last position", "128"), *_HEAD64))

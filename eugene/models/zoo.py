@@ -51,7 +51,7 @@ def list_archs() -> dict[str, list[str]]: # Variants of each architecture, by na
     "Architectures that can be built by name"
     return {name: list(variants) for name, variants in ARCHITECTURES.items()}
 
-# %% ../../nbs/03_models/06_zoo.ipynb #available
+# %% ../../nbs/03_models/06_zoo.ipynb #archrow
 class ArchRow(NamedTuple):
     "What the listing says about a build"
     name:str       # Name in the zoo
@@ -61,6 +61,7 @@ class ArchRow(NamedTuple):
     outputs:str    # What it predicts
     confidence:str # How sure the source is
 
+# %% ../../nbs/03_models/06_zoo.ipynb #archtable
 class ArchTable(tuple):
     "Rows of `available`, printed as a table"
     def __repr__(self) -> str: # Shown in a notebook
@@ -71,6 +72,7 @@ class ArchTable(tuple):
         place = [str.ljust, str.ljust, str.rjust, str.rjust, str.ljust, str.ljust]
         return "\n".join("  ".join(f(v, w) for f, v, w in zip(place, r, width)).rstrip() for r in rows)
 
+# %% ../../nbs/03_models/06_zoo.ipynb #available
 def available() -> ArchTable: # One `ArchRow` per build
     "All builds that can be had by name, with what their cards say"
     cards = [row.card for variants in ARCHITECTURES.values() for row in variants.values()]
