@@ -30,7 +30,8 @@ def _load(
 ) -> tuple[pd.DataFrame, str]:            # Checked regions, and what to call them
     "Regions and the name of where they come from. Raises `ValueError` if there are none."
     if isinstance(regions, pd.DataFrame): table, name = check_regions(regions, outside=True), "the data frame"
-    else: table, name = read_bed(regions), Path(regions).name
+    elif isinstance(regions, (str, os.PathLike)): table, name = read_bed(regions), Path(regions).name
+    else: raise TypeError(f"`regions` is a {type(regions).__name__}; expected a BED or peak file, or a data frame with the columns chrom, start and end.")
     if len(table) == 0: raise ValueError(f"There is no region in {name}; a Dataset needs at least one.")
     return table, name
 
