@@ -30,7 +30,8 @@ def _load(
 ) -> tuple[pd.DataFrame, str]:            # Checked regions, and what to call them
     "Regions and the name of where they come from. Raises `ValueError` if there are none."
     if isinstance(regions, pd.DataFrame): table, name = check_regions(regions, outside=True), "the data frame"
-    else: table, name = read_bed(regions), Path(regions).name
+    elif isinstance(regions, (str, os.PathLike)): table, name = read_bed(regions), Path(regions).name
+    else: raise TypeError(f"`regions` is a {type(regions).__name__}; expected a BED or peak file, or a data frame with the columns chrom, start and end.")
     if len(table) == 0: raise ValueError(f"There is no region in {name}; a Dataset needs at least one.")
     return table, name
 
@@ -121,6 +122,7 @@ def _settle_edges(
     flank:int,          # Bases read on either side of a window
     edges:str,          # error | pad | drop
     name:str,           # Where the regions come from
+    where:str="these files", # Files the chromosomes belong to
 ) -> tuple[pd.DataFrame, dict]: # Windows to read; how many were beyond an end, and the first of them
     "Deal with windows beyond the end of a chromosome; rows keep their number. Raises `ValueError` naming the first that nothing can be done about."
     choose(edges, EDGES, "policy `edges`")
@@ -129,8 +131,8 @@ def _settle_edges(
     bad = {"error": beyond, "pad": empty, "drop": np.zeros(len(table), bool) | beyond.all()}[edges]
     if bad.any():
         i = int(np.argmax(bad))
-        todo = {"error": "Pass `edges=\"pad\"` to fill with N or missing values, or \"drop\" to leave such windows out.", "pad": "No base of it is there: do the regions belong to this genome?",
-                "drop": "Nothing would be left."}[edges]
+        todo = {"error": "Pass `edges=\"pad\"` to fill with N or missing values, or \"drop\" to leave such windows out.", "pad": f"No base of it is there: do the regions belong to the genome of {where}?",
+                "drop": f"Nothing would be left: do the regions belong to the genome of {where}?"}[edges]
         raise ValueError(f"{say(i)[0].upper()}{say(i)[1:]}: its window {start[i]}-{end[i]}{f', with {flank} bp on either side,' if flank else ''} reaches beyond an end of {table['chrom'].iloc[i]}, which has {sizes[i]:,} bp ({bad.sum():,} such windows). {todo}")
     rows = np.flatnonzero(beyond)
     examples = [f"{c}:{a}-{b}" for c, a, b in table.iloc[rows[:5]][["chrom", "start", "end"]].itertuples(index=False)]
@@ -339,7 +341,7 @@ def _prepare(
     table, name = _load(regions)
     given = ({} if isinstance(regions, pd.DataFrame) else _file_record(regions)) | {"name": name, "rows": len(table)}
     table = _place(table, name, length, center, strand)
-    table, report = _settle_edges(table, _chrom_sizes(table["chrom"], readers), flank, edges, name)
+    table, report = _settle_edges(table, _chrom_sizes(table["chrom"], readers), flank, edges, name, ", ".join(map(_called, readers)))
     windows, say = _windows_of(table, flank), _say(table, name)
     layouts = {r.name: r.layout(windows.width) for r in readers}
     id_col = "id" if id_col is None and "id" in table else id_col

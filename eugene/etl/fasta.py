@@ -94,8 +94,22 @@ def _no_header(
     if not text: raise ValueError(f"{where} is empty; expected a line that begins with `>`. Was it downloaded completely?")
     shown = text.splitlines()[0][:30].decode("utf-8", "backslashreplace")
     why = "This is a FASTQ file; write it as FASTA first (without its qualities)." if text[:1] == b"@" else \
+          "The file begins with a byte order mark; save it as UTF-8 without one." if text[:3] == b"\xef\xbb\xbf" else \
           "This is no text, or saved in another encoding." if b"\0" in text[:1000] else "Is it another format, or is the first header missing?"
     raise ValueError(f"{where} has {shown!r} before the first line that begins with `>`. {why}")
+
+# %% ../../nbs/01_etl/08_fasta.ipynb #decode
+def _decode(
+    heads:Sequence[bytes],    # Headers
+    say:Callable[[int], str], # Words for a record
+) -> list[str]:               # The same as text
+    "Headers as text. Raises `ValueError` naming the first that is none."
+    out = []
+    for i, head in enumerate(heads):
+        try: out.append(head.decode().rstrip())
+        except UnicodeDecodeError: raise ValueError(f"{say(i)} has a header that is not UTF-8 text: {head[:30]!r}. Save the file as UTF-8.") from None
+        if "\0" in out[-1]: raise ValueError(f"{say(i)} has a zero byte in its header: {head[:30]!r}. The file is damaged; get it again.")
+    return out
 
 # %% ../../nbs/01_etl/08_fasta.ipynb #check-letters
 LETTERS, BLANKS = (np.isin(np.arange(256), list(codes)) for codes in (ascii_letters.encode(), whitespace.encode())) # Which bytes are letters, and which white space
@@ -132,8 +146,7 @@ def _split_records(
     if not len(rows) or raw[:begins[rows[0]]].strip(): _no_header(raw, where)
     heads, tails, ends = begins[rows], breaks[rows], np.append(begins[rows[1:]], len(data))
     say = lambda i: f"{where}, record {i + 1} (line {rows[i] + 1}),"
-    try: headers = [raw[a + 1:b].decode().rstrip() for a, b in zip(heads.tolist(), tails.tolist())]
-    except UnicodeDecodeError as e: raise ValueError(f"{where} has a header that is not UTF-8 text: {e.object[:30]!r}. Save the file as UTF-8.") from None
+    headers = _decode([raw[a + 1:b] for a, b in zip(heads.tolist(), tails.tolist())], say)
     letters, sizes, seen = np.empty(len(data) + 1, np.uint8), np.zeros(len(rows), np.int64), np.zeros(256, bool)
     _copy_kernel(data, tails, ends, letters, sizes, seen)
     _check_records(raw, tails, ends, sizes, seen, say)
@@ -152,6 +165,7 @@ def _unique_names(
     names:Sequence[str],      # First words of the headers
     duplicates:str,           # error, or number
     say:Callable[[int], str], # Words for a record
+    todo:str='Pass `duplicates="number"` to tell them apart by a number.', # What to do about names that occur twice
 ) -> list[str]:               # Names, each once
     "Names that tell the records apart. Raises `ValueError` naming the first that has none, or that occurs twice."
     choose(duplicates, ("error", "number"), "policy `duplicates`")
@@ -160,7 +174,7 @@ def _unique_names(
     for i, name in enumerate(names):
         if not name: raise ValueError(f"{say(i)} has no name: `>` is followed by nothing, or by a blank. Give it a name.")
         if name in first and duplicates == "error":
-            raise ValueError(f"{say(i)} has the name {name!r}, which {say(first[name])} has too. Pass `duplicates=\"number\"` to tell them apart by a number.")
+            raise ValueError(f"{say(i)} has the name {name!r}, which {say(first[name])} has too. {todo}")
         count, new = 2, name
         while name in first and (new := f"{name}.{count}") in taken: count += 1
         first.setdefault(name, i)
@@ -382,6 +396,7 @@ def _make_index(
     "Index a FASTA file. Raises `ValueError` naming the first line or record that cannot be indexed."
     head = data[:2**16].tobytes()
     if head.lstrip()[:1] != b">": _no_header(head, where)
+    if b"\r" in head and not _count_byte(data, 10): raise ValueError(f"{where} has the line ends of old computers, carriage returns alone; an index needs others. Read the file with `read_fasta` and write it again with `write_fasta`.")
     rows = np.zeros((_count_byte(data, 62), 5), np.int64)
     n, at, kind = _index_kernel(data, LETTERS, rows)
     if kind:
@@ -389,9 +404,8 @@ def _make_index(
         raise ValueError(f"{where}, line {_count_byte(data[:at], 10) + 1}, {what}.")
     say = lambda i: f"{where}, record {i + 1},"
     if not rows[:n, 2].all(): raise ValueError(f"{say(int(np.argmin(rows[:n, 2])))} has no letters below its header. Take it out, or fill it in.")
-    try: headers = [data[a + 1:b].tobytes().decode().rstrip() for a, b in rows[:n, :2].tolist()]
-    except UnicodeDecodeError as e: raise ValueError(f"{where} has a header that is not UTF-8 text: {e.object[:30]!r}. Save the file as UTF-8.") from None
-    return _Index(_unique_names(_names(headers)[0], "error", say), *(rows[:n, k].copy() for k in (2, 1, 3, 4)))
+    headers = _decode([data[a + 1:b].tobytes() for a, b in rows[:n, :2].tolist()], say)
+    return _Index(_unique_names(_names(headers)[0], "error", say, "Windows of a genome need names that differ. Rename one."), *(rows[:n, k].copy() for k in (2, 1, 3, 4)))
 
 # %% ../../nbs/01_etl/08_fasta.ipynb #index-places
 def _index_places(

@@ -7,7 +7,7 @@ __all__ = ['SPLITS', 'RESERVED', 'sequence_vars', 'track_vars', 'check_dataset',
            'to_numpy', 'concat', 'Windows', 'Layout', 'Reader', 'to_zarr', 'open_zarr', 'get_split']
 
 # %% ../../nbs/01_etl/06_seqdata.ipynb #imports
-import contextlib, errno, os
+import contextlib, errno, os, warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from string import ascii_uppercase
@@ -17,6 +17,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import pandas as pd
 import xarray as xr
+from zarr.codecs import ZstdCodec
+from zarr.storage import LocalStore
 
 from .. import __version__
 from ..core import atomic_path, choose, progress_bar
@@ -416,8 +418,10 @@ def _new_store(
     data = {name: (v.dims, dask.array.zeros((n, *v.shape), dtype=v.dtype, chunks=(rows, *v.shape)), v.attrs) for name, v in large.items()}
     coords = {k: c for v in large.values() for k, c in v.coords.items()}
     ds = small.assign_coords(coords).assign(data).drop_encoding().assign_attrs(order=list(order or [*large, *small.data_vars]))
-    chunks = {v: {"chunks": tuple(rows if d == "sequence" else k for d, k in ds[v].sizes.items())} for v in ds.variables if "sequence" in ds[v].dims}
-    ds.to_zarr(path, encoding=chunks, consolidated=False, zarr_format=3, compute=False, write_empty_chunks=True)
+    packing = {v: {"compressors": (ZstdCodec(checksum=True),)} for v in ds.variables}
+    for v in ds.variables:
+        if "sequence" in ds[v].dims: packing[v]["chunks"] = tuple(max(rows, 1) if d == "sequence" else max(k, 1) for d, k in ds[v].sizes.items())
+    ds.to_zarr(path, encoding=packing, consolidated=False, zarr_format=3, compute=False, write_empty_chunks=True)
     return rows
 
 # %% ../../nbs/01_etl/06_seqdata.ipynb #opening
@@ -447,6 +451,23 @@ def _check_replaceable(
     if not (Path(path)/"zarr.json").is_file():
         raise FileExistsError(f"{path} is no Zarr store, so it is not replaced. Choose another name, or take it away yourself.")
 
+# %% ../../nbs/01_etl/06_seqdata.ipynb #note-sizes
+def _chunk_files(
+    path:Path, # Store
+    name:str,  # Array
+) -> tuple[int, int]: # How many chunks are there, and their bytes
+    "What there is of an array"
+    sizes = [os.path.getsize(os.path.join(folder, f)) for folder, _, files in os.walk(path/name/"c") for f in files]
+    return len(sizes), sum(sizes)
+
+def _note_sizes(
+    path:Path, # Store that is complete
+) -> None:
+    "Write into the store how many bytes each of its arrays has"
+    import zarr
+    group = zarr.open_group(path, mode="r+")
+    group.attrs["bytes"] = {name: _chunk_files(path, name)[1] for name in sorted(group.array_keys())}
+
 # %% ../../nbs/01_etl/06_seqdata.ipynb #store-path
 @contextlib.contextmanager
 def _store_path(
@@ -456,7 +477,9 @@ def _store_path(
     "Write a store under a temporary name, rename it when complete. Raises `FileExistsError`; `OSError` that says so if the disk is full."
     _check_replaceable(path, overwrite)
     try:
-        with atomic_path(path, overwrite) as tmp: yield tmp
+        with atomic_path(path, overwrite) as tmp:
+            yield tmp
+            _note_sizes(tmp)
     except OSError as e:
         if e.errno not in (errno.ENOSPC, errno.EDQUOT): raise
         raise OSError(e.errno, f"The disk is full: the store {path} was not written, and nothing is left of it. Make room, or choose another place.") from None
@@ -473,7 +496,7 @@ def to_zarr(
     layouts = {v: Layout(ds[v].dims, ds[v].shape[1:], str(ds[v].dtype), {}, ds[v].attrs) for v in large}
     with _store_path(path, overwrite) as tmp:
         rows, n = _new_store(tmp, ds.drop_vars(large).compute(), layouts, ds.sizes["sequence"], list(ds.data_vars)), ds.sizes["sequence"]
-        for a in progress_bar(range(0, n if large else 0, rows), progress, "store"):
+        for a in progress_bar(range(0, n if large else 0, max(rows, 1)), progress, "store"):
             _fill_store(tmp, a, {v: ds[v].isel(sequence=slice(a, a + rows)).values for v in large})
     return Path(path)
 
@@ -482,29 +505,77 @@ def _check_complete(
     path:Path,     # Folder of the store
     ds:xr.Dataset, # What it says it holds
 ) -> None:
-    "Raise `ValueError` if an array, or chunks of one, are not there"
-    lost = [v for v in ds.attrs.get("order", ()) if v not in ds.variables]
+    "Raise `ValueError` if an array, chunks of one, or pieces of chunks are not there"
+    noted = ds.attrs.get("bytes", {})
+    lost = [v for v in (*ds.attrs.get("order", ()), *noted) if v not in ds.variables]
     if lost: raise ValueError(f"{path.name} is not complete: `{lost[0]}` is not there. Was it copied to the end? Get it, or make it, again.")
     for name, var in ds.variables.items():
         chunks = var.encoding.get("chunks")
         if not chunks or not var.size: continue
         expected = int(np.prod([-(-n // c) for n, c in zip(var.shape, chunks)]))
-        found = sum(len(files) for _, _, files in os.walk(path/str(name)/"c"))
+        found, size = _chunk_files(path, str(name))
         if found < expected: raise ValueError(f"{path.name} is not complete: `{name}` has {found} of {expected} chunks. Was it copied to the end? Get it, or make it, again.")
+        if size < noted.get(name, 0): raise ValueError(f"{path.name} is not complete: `{name}` has {size:,} of {noted[name]:,} bytes. Was it copied to the end? Get it, or make it, again.")
+
+# %% ../../nbs/01_etl/06_seqdata.ipynb #same-store
+def _state(
+    path:Path, # Store
+) -> tuple|None: # What tells it from another under the same name; None: it is gone
+    "The state of the file that describes a store"
+    try: stat = os.stat(path/"zarr.json")
+    except OSError: return None
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size
+
+class _Store(LocalStore):
+    "A store that can be read only as long as it is the one that was opened. Raises `ValueError` after that."
+    def __init__(self, root, **options):
+        super().__init__(root, **options)
+        self.state = _state(self.root)
+
+    async def get(self, *args, **options):
+        "A piece of the store"
+        self.check()
+        return await super().get(*args, **options)
+
+    def get_sync(self, *args, **options):
+        "A piece of the store, for versions of Zarr that ask this way"
+        self.check()
+        return super().get_sync(*args, **options)
+
+    def check(self):
+        "Raise `ValueError` if the store is another one, or gone"
+        if _state(self.root) != self.state: raise ValueError(f"The store {self.root} was replaced, changed or taken away after it was opened. Open it again.")
+
+# %% ../../nbs/01_etl/06_seqdata.ipynb #text-of
+def _text_of(
+    path:Path,      # Store
+    ds:xr.Dataset,  # What was opened
+) -> dict[str, tuple]: # Axes and values, text as objects
+    "The variables that hold text. Raises `ValueError` naming one that cannot be read."
+    found = {}
+    for name in (v for v in ds.variables if ds[v].dtype.kind == "T"):
+        try: found[name] = ds[name].dims, ds[name].values.astype(object)
+        except (RuntimeError, ValueError, MemoryError) as e: raise ValueError(f"{path.name} is damaged: `{name}` cannot be read ({e}). Get it, or make it, again.") from None
+    return found
 
 # %% ../../nbs/01_etl/06_seqdata.ipynb #open-zarr
 def open_zarr(
     path:str|os.PathLike, # Folder of a store that `to_zarr` wrote
 ) -> xr.Dataset:          # Dataset
-    "Open a store; sequences and numbers are read when asked for, text at once. Raises `FileNotFoundError`, or `ValueError` if it is no Dataset of sequences or not complete."
+    "Open a store; sequences and numbers are read when asked for, text at once. Raises `FileNotFoundError`, or `ValueError` if it is no Dataset of sequences, damaged or not complete."
     path = Path(path)
-    if not path.is_dir(): raise FileNotFoundError(f"There is no Zarr store {path}. Check the name, or write one with `to_zarr`.")
-    try: ds = xr.open_zarr(path, chunks=None, consolidated=False)
-    except (OSError, KeyError, ValueError) as e: raise ValueError(f"{path.name} is no Zarr store: {e}") from None
+    if not path.is_dir(): raise FileNotFoundError(f"There is no Zarr store {path}{', it is a file' if path.exists() else ''}. Check the name, or write one with `to_zarr`.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning) # what lacks its description is named below
+            ds = xr.open_zarr(_Store(path, read_only=True), chunks=None, consolidated=False)
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError, MemoryError) as e: raise ValueError(f"{path.name} is no Zarr store, or damaged: {e}. Get it, or make it, again.") from None
     _check_complete(path, ds)
-    text = {v: (ds[v].dims, ds[v].values.astype(object)) for v in ds.variables if ds[v].dtype.kind == "T"}
+    text = _text_of(path, ds)
+    ds.attrs.pop("bytes", None)
     data = {v: text.get(v, ds[v]) for v in ds.attrs.pop("order", ds.data_vars)}
-    out = check_dataset(xr.Dataset(data, {v: text.get(v, ds[v]) for v in ds.coords}, ds.attrs), seq=False)
+    try: out = check_dataset(xr.Dataset(data, {v: text.get(v, ds[v]) for v in ds.coords}, ds.attrs), seq=False)
+    except ValueError as e: raise ValueError(f"{path.name} holds no Dataset of sequences, or not all of one. {e}") from None
     out.encoding["source"] = str(path) # where xarray's own readers put it
     return out
 

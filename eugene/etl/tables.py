@@ -6,8 +6,9 @@
 __all__ = ['SEPARATORS', 'HOLES', 'from_pandas', 'read_table', 'to_pandas', 'join_table']
 
 # %% ../../nbs/01_etl/07_tables.ipynb #imports
+import csv
+import io
 import os
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ import xarray as xr
 
 from ..core import choose, log, sha256
 from .sequences import DNA, UNKNOWN, Alphabet, get_alphabet
+from .regions import _unpacked
 from .seqdata import _check_letters, _check_lengths, _check_names, _column, _find_letters, _ids, _say_row, _targets, check_dataset, make_dataset, unpad
 
 # %% ../../nbs/01_etl/07_tables.ipynb #known
@@ -165,38 +167,77 @@ def _separator(
 
 # %% ../../nbs/01_etl/07_tables.ipynb #header
 def _header(
-    path:Path, # File
+    raw:bytes, # The file, unpacked
     sep:str,   # Sign between fields
+    name:str,  # Its name, for messages
 ) -> list[str]: # Names of the columns
-    "Names of the columns of a table. Raises `FileNotFoundError`, or `ValueError` for a file that is empty or no text."
-    if not path.is_file(): raise FileNotFoundError(f"There is no file {path}. Check the name, and the folder you are in.")
+    "Names of the columns of a table. Raises `ValueError` for a file that is empty or no table."
     try:
-        names = pd.read_csv(path, sep=sep, header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0].tolist()
+        names = pd.read_csv(io.BytesIO(raw), sep=sep, header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0].tolist()
         return [c or f"Unnamed: {i}" for i, c in enumerate(names)] # as pandas names them
-    except pd.errors.EmptyDataError: raise ValueError(f"{path.name} is empty; expected a header and a row per sequence. Was it downloaded completely?") from None
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as e:
-        raise ValueError(f"{path.name} cannot be read as a text table: {e}. Is it damaged, or of another format?") from None
+    except pd.errors.EmptyDataError: raise ValueError(f"{name} is empty; expected a header and a row per sequence. Was it downloaded completely?") from None
+    except ValueError as e: raise ValueError(f"{name} cannot be read as a table: {str(e).strip()}. Is it damaged, or is `sep` wrong?") from None
+
+# %% ../../nbs/01_etl/07_tables.ipynb #fields
+def _lines_of_fields(
+    raw:bytes, # The file, unpacked
+    sep:str,   # Sign between fields
+) -> tuple[np.ndarray, np.ndarray]: # Line of each row, from 1, and its number of fields; lines with blanks only are left out
+    "How many fields there are where. Raises `csv.Error` for what cannot be told."
+    raw = raw.replace(b"\r\n", b"\n").replace(b"\r", b"\n") if b"\r" in raw else raw
+    if b'"' in raw:
+        reader, last, found = csv.reader(io.StringIO(raw.decode(), newline=""), delimiter=sep), 0, []
+        for row in reader:
+            if len(row) > 1 or "".join(row).strip(): found.append((last + 1, len(row)))
+            last = reader.line_num
+        return tuple(np.array(found, np.int64).reshape(-1, 2).T)
+    data = np.frombuffer(raw, np.uint8)
+    ends = np.append(np.flatnonzero(data == 10), len(data))
+    count = np.diff(np.searchsorted(np.flatnonzero(data == ord(sep)), ends), prepend=0)
+    few = np.flatnonzero(count == 0) # maybe blank
+    begins = np.append(0, ends[:-1] + 1)
+    blank = [i for i in few.tolist() if not raw[begins[i]:ends[i]].strip()]
+    rows = np.delete(np.arange(len(ends)), blank)
+    return rows + 1, count[rows] + 1
+
+# %% ../../nbs/01_etl/07_tables.ipynb #check-fields
+def _check_fields(
+    raw:bytes, # The file, unpacked
+    sep:str,   # Sign between fields
+    name:str,  # Its name, for messages
+) -> None:
+    "Raise `ValueError` naming the first line with more or fewer fields than the header"
+    if len(sep) != 1 or not sep.isascii() or sep.isspace() and sep != "\t": return # pandas has rules of its own for these
+    try: line, count = _lines_of_fields(raw, sep)
+    except csv.Error: return
+    wrong = np.flatnonzero(count != count[:1])
+    if len(wrong) == 0: return
+    i, fields = wrong[0], count[0]
+    todo = "Give every column a name." if (count[1:] > fields).all() else "Was it cut off, or is a sign between fields missing?" if count[i] < fields else "Is there a sign too many, or a text with that sign and without quotation marks?"
+    raise ValueError(f"{name}, line {line[i]}: {count[i]} fields, {'more' if count[i] > fields else 'fewer'} fields than its header, which has {fields} ({len(wrong)} such lines). {todo}")
 
 # %% ../../nbs/01_etl/07_tables.ipynb #read-frame
 def _read_frame(
-    path:Path,   # File
+    raw:bytes,   # The file, unpacked
     sep:str,     # Sign between fields
-    roles:_Roles, # Part of each column
+    roles:_Roles,# Part of each column
+    name:str,    # Its name, for messages
 ) -> pd.DataFrame: # Rows of the file, numbers as numbers, all else as it stands
     "Read one table. Raises `ValueError` if it has no rows, or rows that do not fit its header."
     plain = [c for c in (roles.seq, roles.id) if c is not None]
-    holes = {c: list(HOLES) for c in _header(path, sep) if c not in plain}
+    holes = {c: list(HOLES) for c in _header(raw, sep, name) if c not in plain}
+    _check_fields(raw, sep, name)
     try:
-        df = pd.read_csv(path, sep=sep, dtype=dict.fromkeys(plain, str), keep_default_na=False, na_values=holes, low_memory=False)
+        df = pd.read_csv(io.BytesIO(raw), sep=sep, dtype=dict.fromkeys(plain, str), keep_default_na=False, na_values=holes, low_memory=False)
         rest = [c for c in holes if c not in roles.targets and (df[c].dtype.kind in "iuf" or df[c].isna().any())]
-        text = pd.read_csv(path, sep=sep, usecols=rest, dtype=str, keep_default_na=False) if rest else df
+        text = pd.read_csv(io.BytesIO(raw), sep=sep, usecols=rest, dtype=str, keep_default_na=False) if rest else df
         for c in rest:
             if df[c].dtype.kind not in "iuf" or text[c].str.match(r"\s*0\d", na=False).any(): df[c] = text[c]
-    except (OSError, EOFError, ValueError, zlib.error) as e:
-        raise ValueError(f"{path.name} cannot be read as a table: {e}. Is it damaged, or is `sep` wrong?") from None
+    except ValueError as e:
+        raise ValueError(f"{name} cannot be read as a table: {str(e).strip()}. Is it damaged, or is `sep` wrong?") from None
     if not isinstance(df.index, pd.RangeIndex):
-        raise ValueError(f"The rows of {path.name} have more fields than its header. Give every column a name.")
-    if df.empty: raise ValueError(f"{path.name} has a header and no rows; expected a row per sequence.")
+        raise ValueError(f"The rows of {name} have more fields than its header. Give every column a name.")
+    if df.empty: raise ValueError(f"{name} has a header and no rows; expected a row per sequence.")
     return df.assign(**{c: df[c].str.strip() for c in plain})
 
 # %% ../../nbs/01_etl/07_tables.ipynb #stack
@@ -232,8 +273,9 @@ def read_table(
     frames = []
     for path in paths:
         found = _separator(path, sep)
-        roles = _roles(_header(path, found), seq_col, target_cols, id_col, path.name)
-        frames.append(_read_frame(path, found, roles))
+        raw = _unpacked(path)
+        roles = _roles(_header(raw, found, path.name), seq_col, target_cols, id_col, path.name)
+        frames.append(_read_frame(raw, found, roles, path.name))
     names = np.repeat([p.name for p in paths], [len(f) for f in frames])
     count = np.concatenate([np.arange(1, len(f) + 1) for f in frames])
     say = lambda i: f"{names[i]}, data row {count[i]}"
@@ -259,17 +301,18 @@ def _join_rows(
     table:pd.DataFrame,  # Table with a column `right`
     right:str,           # Column of names in the table
     missing:str,         # error, or keep
+    where:str="The table", # Its file, for messages
 ) -> np.ndarray:         # Row of the table for each name, `(N,)`; -1: none
     "Where each name stands in the table. Raises `ValueError` for names that stand there twice or not at all."
     names = _column(table[right], right, len(table))
     places = {}
     for i, name in enumerate(names):
-        if places.setdefault(name, i) != i: raise ValueError(f"The table has {name!r} in `{right}` twice, in rows {places[name] + 1} and {i + 1}; each name may stand there once.")
+        if places.setdefault(name, i) != i: raise ValueError(f"{where} has {name!r} in `{right}` twice, in rows {places[name] + 1} and {i + 1}; each name may stand there once.")
     rows = np.array([places.get(k, -1) for k in keys])
     lost, spare = keys[rows < 0], len(set(names) - set(keys))
     if len(lost) and choose(missing, ("error", "keep"), "policy `missing`") == "error":
-        raise ValueError(f"The table has no row for {len(lost)} of {len(keys)} sequences, first {lost[0]!r} (`{right}`). Complete it, or pass `missing=\"keep\"`.")
-    if spare: log.warning("%d of %d rows of the table belong to no sequence of the Dataset and are left out", spare, len(table))
+        raise ValueError(f"{where} has no row for {len(lost)} of {len(keys)} sequences, first {lost[0]!r} (`{right}`). Complete it, or pass `missing=\"keep\"`.")
+    if spare: log.warning("%d of %d rows of %s belong to no sequence of the Dataset and are left out", spare, len(table), where[0].lower() + where[1:] if where == "The table" else where)
     return rows
 
 # %% ../../nbs/01_etl/07_tables.ipynb #join-values
@@ -300,6 +343,20 @@ def _more_targets(
     if lost := [v for v in ds.data_vars if v not in rest and v != "targets"]: raise ValueError(f"`{lost[0]}` has a value a target; join the table before it is made.")
     return check_dataset(rest.assign_coords(target=np.array([*old, *columns], object)).assign(targets=(("sequence", "target"), y)), seq=False)
 
+# %% ../../nbs/01_etl/07_tables.ipynb #join-file
+def _join_file(
+    path:Path,                  # Table
+    sep:str|None,               # Sign between fields; None: by the ending
+    right:str,                  # Column of names
+    target_cols:Sequence[str],  # Columns of targets
+) -> pd.DataFrame:              # Its rows
+    "Read a table to be joined. Raises `ValueError` naming the file, and a column that is not there or there twice."
+    found, raw = _separator(path, sep), _unpacked(path)
+    columns = _header(raw, found, path.name)
+    _need_columns(columns, {"right": right, **{f"target_cols[{i}]": c for i, c in enumerate(target_cols)}}, path.name)
+    if double := [c for c in columns if columns.count(c) > 1]: raise ValueError(f"{path.name} has more than one column {double[0]!r}. Rename all but one.")
+    return _read_frame(raw, found, _Roles(right, tuple(target_cols)), path.name)
+
 # %% ../../nbs/01_etl/07_tables.ipynb #join-table
 def join_table(
     ds:xr.Dataset,                   # Dataset
@@ -311,17 +368,17 @@ def join_table(
     sep:str|None=None,               # Sign between fields of a file; None: by its ending
 ) -> xr.Dataset:                     # New Dataset with the columns of the table
     "Add columns by name. Raises `ValueError` for names that do not fit, and for columns that are there already."
-    if not isinstance(table, pd.DataFrame):
-        path = Path(table)
-        found = _separator(path, sep)
-        table = _read_frame(path, found, _Roles(right or on, (target_cols,) if isinstance(target_cols, str) else tuple(target_cols)))
     right, target_cols = right or on, [target_cols] if isinstance(target_cols, str) else list(target_cols)
+    where, say = "The table", _say_row
+    if not isinstance(table, pd.DataFrame):
+        table, where = _join_file(Path(table), sep, right, target_cols), Path(table).name
+        say = lambda i: f"{where}, data row {i + 1}"
     if on not in check_dataset(ds, seq=False).variables or ds[on].dims != ("sequence",): raise ValueError(f"The Dataset has no `{on}` with one value a sequence; it has {', '.join(map(str, ds.variables))}.")
-    _need_columns(list(table.columns), {"right": right, **{f"target_cols[{i}]": c for i, c in enumerate(target_cols)}}, "The table")
+    _need_columns(list(table.columns), {"right": right, **{f"target_cols[{i}]": c for i, c in enumerate(target_cols)}}, where)
     rest = [c for c in table.columns if c != right and c not in target_cols]
-    _check_names([*rest, *target_cols], "The table")
+    _check_names([*rest, *target_cols], where)
     there = [c for c in (*rest, *target_cols) if c in ds.variables or ("targets" in ds and c in ds["target"].values)]
-    if there: raise ValueError(f"The Dataset has `{there[0]}` already. Rename the column of the table, or take it out.")
-    rows = _join_rows(ds[on].values.astype(str).astype(object), table, right, missing)
+    if there: raise ValueError(f"The Dataset has `{there[0]}` already. Rename the column of {where[0].lower() + where[1:] if where == 'The table' else where}, or take it out.")
+    rows = _join_rows(ds[on].values.astype(str).astype(object), table, right, missing, where)
     out = ds.assign({c: ("sequence", _join_values(table[c], rows)) for c in rest})
-    return _more_targets(out, {c: _join_values(pd.Series(_numbers(table[c], c), name=c), rows) for c in target_cols}, missing)
+    return _more_targets(out, {c: _join_values(pd.Series(_numbers(table[c], c, say), name=c), rows) for c in target_cols}, missing)

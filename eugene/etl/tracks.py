@@ -6,7 +6,7 @@
 __all__ = ['LONGEST', 'FLAGS', 'EXCLUDED', 'COUNTS', 'BigWig', 'BAM']
 
 # %% ../../nbs/01_etl/09_tracks.ipynb #imports
-import os, struct, zlib
+import contextlib, os, struct, zlib
 from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -267,6 +267,7 @@ def _check_bam(path):
         head = f.read(2**16)
         f.seek(max(path.stat().st_size - 28, 0))
         tail = f.read()
+    if not head: raise ValueError(f"{path.name} is empty. Get it, or make it, again.")
     try: kind = zlib.decompressobj(31).decompress(head, 4) if head[:2] == b"\x1f\x8b" else head[:4]
     except zlib.error: kind = b""
     if kind != b"BAM\1":
@@ -275,18 +276,77 @@ def _check_bam(path):
     if tail != bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000"):
         raise ValueError(f"{path.name} is cut off: the block that ends a BAM file is not there. Get it, or make it, again.")
 
+# %% ../../nbs/01_etl/09_tracks.ipynb #walk-index
+@njit(nogil=True, cache=True)
+def _walk_index(words, size, first):
+    "Walk through a .bai file, given as numbers of 32 bits behind its first four bytes. Notes the place of the first read of each chromosome; returns where it ended, -1 if the file is damaged, or -2 if it speaks of places behind `size`"
+    at = 1
+    for r in range(len(first)):
+        if at >= len(words): return -1
+        bins, at = words[at], at + 1
+        for b in range(bins):
+            if at + 2 > len(words): return -1
+            number, chunks = words[at], words[at + 1]
+            if number > 37450 or at + 2 + 4 * chunks > len(words): return -1
+            if number == 37450 and chunks != 2: return -1
+            for c in range(at + 2, at + 2 + 4 * (1 if number == 37450 else chunks), 4): # each from a place to a place, in blocks and bytes
+                begin, end = words[c] + (words[c + 1] << 32), words[c + 2] + (words[c + 3] << 32)
+                if end < begin: return -1
+                if end >> 16 > size: return -2
+                if number == 37450: first[r] = begin
+            at += 2 + 4 * chunks
+        if at >= len(words) or at + 1 + 2 * words[at] > len(words): return -1
+        at += 1 + 2 * words[at]
+    return at
+
+# %% ../../nbs/01_etl/09_tracks.ipynb #check-index
+def _check_index(path):
+    "The place of the first read of each chromosome by a BAM file's .bai file, int64, -1 without reads; None without such a file. Raises `ValueError` if it is damaged."
+    fai = next((p for p in (Path(f"{path}.bai"), path.with_suffix(".bai")) if p.is_file()), None)
+    if fai is None or Path(f"{path}.csi").is_file() or path.with_suffix(".csi").is_file(): return None
+    raw = fai.read_bytes()
+    words = np.frombuffer(raw[4:len(raw) // 4 * 4], np.uint32).astype(np.int64)
+    end = -1
+    if raw[:4] == b"BAI\1" and len(words) and words[0] < len(words):
+        first = np.full(words[0], -1, np.int64)
+        end = _walk_index(words, path.stat().st_size, first)
+    if end == -2: raise ValueError(f"{fai.name} does not belong to {path.name}: it speaks of places behind the end of the file. Make it anew: samtools index {path.name}")
+    if end < 0 or len(raw) - 4 - 4 * end not in (0, 8): raise ValueError(f"{fai.name}, the index of {path.name}, is damaged or cut off. Make it anew: samtools index {path.name}")
+    return first
+
+# %% ../../nbs/01_etl/09_tracks.ipynb #check-belongs
+def _check_belongs(f, path, first, most=16):
+    "Raise `ValueError` if the first reads of some chromosomes are not where the index says"
+    if first is None: return
+    rows = np.flatnonzero(first >= 0)
+    fits = len(first) == f.nreferences
+    for r in rows[np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int))] if fits else ():
+        try: f.seek(int(first[r])); fits &= next(f).reference_id == r
+        except (OSError, StopIteration, ValueError): fits = False
+    f.reset() # back to the first read of the file
+    if not fits: raise ValueError(f"{path.name} is damaged, or its index belongs to another file: the reads are not where it says. Make it anew: samtools index {path.name}")
+
 # %% ../../nbs/01_etl/09_tracks.ipynb #open-bam
+@contextlib.contextmanager
 def _open_bam(path):
     "Open a BAM file that was checked. Raises `ImportError`, `FileNotFoundError` or `ValueError` that says what to do."
     pysam = need("pysam", "to read BAM files", "bam")
     _check_bam(path)
+    first = _check_index(path)
     try: f = pysam.AlignmentFile(str(path), "rb")
     except (OSError, ValueError) as e: raise ValueError(f"{path.name} cannot be read ({e}). Get it, or make it, again.") from None
-    if f.has_index(): return f
-    order = f.header.to_dict().get("HD", {}).get("SO", "not stated")
-    f.close()
-    raise FileNotFoundError(f"{path.name} has no index that can be read ({path.name}.bai). Make one: samtools index {path.name}, or pysam.index(\"{path.name}\"). "
-                            f"That needs reads in the order of the genome (the header says: {order}): samtools sort -o sorted.bam {path.name}")
+    try:
+        if not f.has_index():
+            order = f.header.to_dict().get("HD", {}).get("SO", "not stated")
+            raise FileNotFoundError(f"{path.name} has no index that can be read ({path.name}.bai). Make one: samtools index {path.name}, or pysam.index(\"{path.name}\"). "
+                                    f"That needs reads in the order of the genome (the header says: {order}): samtools sort -o sorted.bam {path.name}")
+        _check_belongs(f, path, first)
+        yield f
+    except BaseException:
+        with contextlib.suppress(OSError): f.close() # closing a damaged file fails, too
+        raise
+    try: f.close()
+    except OSError: raise ValueError(f"{path.name} is damaged, or its index belongs to another file: its reads were not all there. Get it, or make it, again.") from None
 
 # %% ../../nbs/01_etl/09_tracks.ipynb #bam
 class BAM(_TrackReader):
@@ -314,6 +374,8 @@ class BAM(_TrackReader):
         self.attrs, sizes, mapped = {}, [], []
         self.layout(self.bin_width)
         for path in self.files:
+            bai = Path(f"{path}.bai")
+            if bai.is_file() and path.is_file() and bai.stat().st_mtime < path.stat().st_mtime: log.warning("%s is older than %s. If the reads were changed since, make it anew: samtools index %s", bai.name, path.name, path.name)
             with _open_bam(path) as f: sizes.append(dict(zip(f.references, f.lengths))); mapped.append(int(f.mapped))
         self.sizes = _joint_contigs(self.files, sizes)
         self.attrs = {**self._rule._asdict(), "shift": [plus, minus], "mapped_reads": mapped}
