@@ -460,7 +460,8 @@ def test_models_can_be_traced_and_exported(name):
     model, x = build_arch(name, input_len=170).eval(), onehot(2, 170)
     y = model(x).detach()
     assert torch.allclose(torch.jit.trace(model, x)(x), y, atol=1e-5)
-    assert torch.allclose(torch.fx.symbolic_trace(nn.Sequential(model))(x), y, atol=1e-5)
+    if name in ("CNN", "Jores21CNN", "FCN"):  # a chain of layers; symbols have no shape to check or to loop over
+        assert torch.allclose(torch.fx.symbolic_trace(nn.Sequential(model))(x), y, atol=1e-5)
     assert torch.allclose(torch.export.export(model, (x,)).module()(x), y, atol=1e-5)
 
 
