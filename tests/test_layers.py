@@ -1,6 +1,7 @@
 """Layers and models, fuzzed: sizes against the real tensor, laws over many shapes, the contract over random architectures"""
 import copy
 import itertools
+import warnings
 
 import numpy as np
 import pytest
@@ -459,7 +460,10 @@ def test_every_cnn_that_builds_keeps_the_contract(kw, channels, dense_order, out
 def test_models_can_be_traced_and_exported(name):
     model, x = build_arch(name, input_len=170).eval(), onehot(2, 170)
     y = model(x).detach()
-    assert torch.allclose(torch.jit.trace(model, x)(x), y, atol=1e-5)
+    with warnings.catch_warnings():
+        if any(isinstance(m, nn.RNNBase) for m in model.modules()):
+            warnings.simplefilter("ignore")  # torch's own recurrent layers look at sizes while they are traced
+        assert torch.allclose(torch.jit.trace(model, x)(x), y, atol=1e-5)
     if name in ("CNN", "Jores21CNN", "FCN"):  # a chain of layers; symbols have no shape to check or to loop over
         assert torch.allclose(torch.fx.symbolic_trace(nn.Sequential(model))(x), y, atol=1e-5)
     assert torch.allclose(torch.export.export(model, (x,)).module()(x), y, atol=1e-5)
