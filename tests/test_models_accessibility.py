@@ -1,4 +1,4 @@
-"""Models of open chromatin against slow or independent versions of themselves, at lengths nobody chose, and on real sequences"""
+"""Models of open chromatin against slow or independent versions of themselves, at lengths nobody chose,"""
 import numpy as np
 import pytest
 import torch

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DEEPBIND_CARD', 'KLIE23_SINGLE', 'KLIE23_MULTI', 'DEEPBIND_2023_CARD', 'RESIDUALBIND_CARD', 'reverse_scan',
-           'DeepBind', 'DeepBindKlie23', 'keras_init', 'ResidualBind']
+           'UnknownPadConv1d', 'DeepBind', 'DeepBindKlie23', 'keras_init', 'ResidualBind']
 
 # %% ../../nbs/03_models/02_binding.ipynb #imports
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,6 @@ from ..core import choose
 from ..layers.basics import GlobalPool, Residual, Steps, conv_output_len, pool_layer
 from ..layers.blocks import Conv1DBlock, DenseBlock
 from ..layers.initialization import weight_layers
-from ..layers.strands import merge_strands
 from ..layers.towers import Conv1DTower
 from .basic import ArchCard, build_part, guard_input
 
@@ -30,7 +29,24 @@ def reverse_scan(
 ) -> torch.Tensor:           # What its filters see on the other strand, at the same positions, `(N, F, P)`
     "Scan the other strand with the same filters"
     turned = x.flip((1, 2) if alphabet_axis else (2,))
-    return F.conv1d(turned, conv.weight, conv.bias, padding=conv.padding).flip(2)
+    return conv.forward(turned).flip(2) # not conv(turned): whoever listens to the layer hears the given strand, once
+
+# %% ../../nbs/03_models/02_binding.ipynb #unknownpadconv1d
+class UnknownPadConv1d(nn.Conv1d):
+    "A convolution that pads with unknown letters, a quarter of each base, as far as one base of the sequence is in the window"
+    def __init__(
+        self,
+        filters:int, # Number of filters
+        kernel:int,  # Width of a filter, positions
+    ):
+        super().__init__(4, filters, kernel, padding=kernel - 1)
+
+    def forward(
+        self,
+        x:torch.Tensor, # One-hot sequences, `(N, 4, L)`
+    ) -> torch.Tensor:  # `(N, F, L + kernel - 1)`
+        "Pad and scan"
+        return F.conv1d(F.pad(x, (self.padding[0], self.padding[0]), value=.25), self.weight, self.bias)
 
 # %% ../../nbs/03_models/02_binding.ipynb #deepbind
 class DeepBind(nn.Module):
@@ -49,7 +65,7 @@ class DeepBind(nn.Module):
         self.input_len, self.output_dim, self.mode = input_len, output_dim, choose(mode, ("rbp", "dna"), "mode")
         kernel = kernel or {"rbp": 16, "dna": 24}[mode]
         if min(input_len, filters, kernel) < 1: raise ValueError(f"input_len={input_len}, filters={filters}, kernel={kernel}; at least one of each is needed.")
-        self.pad, self.scan, self.act = nn.ConstantPad1d(kernel - 1, .25), nn.Conv1d(4, filters, kernel), nn.ReLU()
+        self.scan, self.act = UnknownPadConv1d(filters, kernel), nn.ReLU()
         self.pool, self.dropout = GlobalPool("interleaved" if mode == "rbp" else "max"), nn.Dropout1d(float(dropout))
         self.dense = DenseBlock(filters * self.pool.times, output_dim, hidden=hidden)
         self.strand = "none" if mode == "rbp" else "invariant"
@@ -60,11 +76,10 @@ class DeepBind(nn.Module):
         x:torch.Tensor, # One-hot sequences, `(N, 4, L)`
     ) -> torch.Tensor:  # Predictions, `(N, T)`
         "Predict"
-        x = self.pad(x)
         scans = [self.scan(x)] + ([reverse_scan(self.scan, x)] if self.mode == "dna" else [])
         features = self.dropout(torch.stack([self.pool(self.act(s)) for s in scans], 2))
         scores = self.dense(features.transpose(1, 2))
-        return scores[:, 0] if self.mode == "rbp" else merge_strands(scores[:, 0], scores[:, 1], "max")
+        return scores[:, 0] if self.mode == "rbp" else torch.maximum(scores[:, 0], scores[:, 1])
 
 # %% ../../nbs/03_models/02_binding.ipynb #deepbind-card
 DEEPBIND_CARD = ArchCard(
