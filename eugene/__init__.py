@@ -11,17 +11,27 @@ import importlib
 
 # %% ../nbs/99_face.ipynb #chapters
 _CHAPTERS = {
-    "etl.seqdata": "make_dataset add_tracks concat open_zarr to_zarr to_numpy unpad get_split",
+    "etl.building": "read_regions read_genome read_bigwig read_bam",
     "etl.tables": "read_table join_table to_pandas from_pandas",
+    "etl.fasta": "read_fasta write_fasta GenomeFASTA",
+    "etl.tracks": "BigWig BAM",
+    "etl.seqdata": "make_dataset add_tracks concat open_zarr to_zarr to_numpy unpad get_split",
     "etl.simulation": "simulate Plant find_sites site_mask",
-    "etl.sequences": "DNA RNA ohe decode_ohe to_bytes from_bytes reverse_complement pad_seqs gc_content random_seqs",
+    "etl.regions": "read_bed write_bed read_chrom_sizes label_overlaps plot_regions",
+    "etl.sampling": "random_regions gc_matched shuffled_negatives",
+    "etl.sequences": "DNA RNA PROTEIN ohe decode_ohe to_bytes from_bytes reverse_complement pad_seqs gc_content random_seqs",
     "etl.shuffling": "k_shuffle kmer_counts",
-    "etl.splits": "split_random split_groups split_summary exclude_sequences",
-    "etl.targets": "fit_targets",
+    "etl.encodings": "nucleotide_content kmer_names merge_strands ohe_kmers tokenize decode_tokens translate",
+    "etl.coverage": "bin_coverage normalize_coverage soft_clip smooth_coverage jitter center_crop flip_tracks",
+    "etl.splits": "split_random split_groups split_chroms split_balanced kfold split_summary exclude_sequences",
+    "etl.homology": "cluster_sequences split_homology leakage_report",
+    "etl.targets": "fit_targets bin_targets binarize_targets drop_unmeasured TargetTransform",
     "etl.motifs": "Motif read_meme write_meme pfm_to_ppm ppm_to_pwm information_content consensus consensus_ohe",
     "etl.motif_matching": "match_motifs motif_similarity",
     "etl.logos": "plot_logo plot_logos",
-    "etl.loading": "loader",
+    "etl.augmentation": "RandomRC RandomShift Mutate Insert Delete Invert Translocate Noise Compose",
+    "etl.loading": "loader plan_loading batch_mixing memory_map to_torch",
+    "etl.plots": "plot_lengths plot_gc plot_targets plot_target_correlation plot_kmers plot_composition plot_coverage",
     "layers.blocks": "Conv1DBlock DenseBlock",
     "layers.towers": "Tower Conv1DTower",
     "layers.convolutions": "BiConv1D",
@@ -43,7 +53,7 @@ _CHAPTERS = {
 }
 
 # %% ../nbs/99_face.ipynb #modules
-_MODULES = {"datasets": "etl.datasets", **{part: part for part in ("core", "etl", "layers", "models", "training", "interpretation")}}
+_MODULES = {"datasets": "etl.datasets", "regions": "etl.regions", "region_sets": "etl.region_sets", **{part: part for part in ("core", "etl", "layers", "models", "training", "interpretation")}}
 _HOME = {name: chapter for chapter, names in _CHAPTERS.items() for name in names.split()}
 
 # %% ../nbs/99_face.ipynb #getattr

@@ -222,7 +222,7 @@ class Residual(nn.Module):
         shortcut:nn.Module|None=None, # What the input passes before it is added; None: nothing
     ):
         super().__init__()
-        self.body, self.shortcut = body, shortcut or nn.Identity()
+        self.body, self.shortcut = body, nn.Identity() if shortcut is None else shortcut
 
     def forward(
         self,
