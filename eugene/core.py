@@ -101,11 +101,12 @@ def atomic_path(
     path:str|os.PathLike,   # Final name of the file or folder
     overwrite:bool=False,   # Replace what already has that name
 ) -> Iterator[Path]:        # Temporary name to write to, in the same folder
-    "Write under a temporary name, rename when complete. Raises `FileExistsError`."
+    "Write under a temporary name, rename when complete. Raises `FileExistsError`, `NotADirectoryError`."
     path = Path(path)
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists already. Pass `overwrite=True` to replace it, or choose another name.")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try: path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError): raise NotADirectoryError(f"{path} cannot be written: a file stands where its folder {path.parent} should be. Choose another name.") from None
     room = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         new = room / path.name

@@ -131,6 +131,8 @@ def test_the_whole_path_from_peaks_to_labelled_windows(yeast, tmp_path, chrom, t
     padded = read_regions(windows, fasta, tmp_path / "bins.zarr", length=500, edges="pad", target_cols="bound")
     assert (padded.sizes["sequence"], int(padded.targets.sum())) == (bins, positive)
     dropped = read_regions(windows, fasta, length=500, edges="drop", target_cols="bound")
+    for again in (None, 500): # windows made by hand are the same
+        assert np.array_equal(read_regions(resize(windows, 500, edges="pad"), fasta, length=again, edges="pad").seq, padded.seq)
     beyond = padded.attrs["edges"]["beyond"]
     assert dropped.sizes["sequence"] == bins - beyond == full
     if beyond:
@@ -214,6 +216,7 @@ def test_minus_is_plus_turned_round_in_blocks_of_any_size(files, seed, length, r
         ds = read_regions(regions, readers, length=length)
     assert ds.identical(read_regions(regions, readers, length=length))
     plus = read_regions(regions, readers, length=length, strand=False)
+    assert plus.strand.values.tolist() == ["+"] * 20 and plus.region_strand.values.tolist() == regions.strand.tolist() == ds.strand.values.tolist()
     size = ds["length"].values if length == "pad" else np.full(20, length)
     for i, n in enumerate(size):
         minus = regions.strand[i] == "-"
@@ -243,6 +246,14 @@ def test_a_store_is_what_is_in_memory_at_the_ends_too(files, tmp_path, seed, len
             at = np.arange(a, a + length + 2 * k)[::-1 if regions.strand[i] == "-" else 1]
             outside = (at < 0) | (at >= 3000)
             assert (memory.seq.values[i][outside] == ord("N")).all() and np.isnan(memory.signal.values[i][:, outside]).all()
+
+
+@pytest.mark.parametrize("start,end,k,beyond", [(0, 10, 0, 0), (-1, 9, 0, 1), (2990, 3000, 0, 0), (2991, 3001, 0, 1), (5, 15, 5, 0), (4, 14, 5, 1), (2985, 2995, 5, 0), (2986, 2996, 5, 1)])
+def test_a_window_may_end_where_its_chromosome_does_and_no_base_later(files, start, end, k, beyond):
+    _, fasta, _, _ = files
+    regions = pd.DataFrame({"chrom": "chr2", "start": [start, 500], "end": [end, 510]})
+    assert read_genome(regions, fasta, max_jitter=k, edges="drop").sizes["sequence"] == 2 - beyond
+    assert read_genome(regions, fasta, max_jitter=k, edges="pad").attrs["edges"]["beyond"] == beyond
 
 
 def test_rows_of_many_wide_tracks_make_chunks_of_at_most_64_mb(tmp_path):
@@ -381,20 +392,20 @@ def test_threads_of_one_process_may_fill_a_store_together(files, tmp_path, monke
     assert not alone.reads.values.any() and same_files(tmp_path / "alone.zarr", tmp_path / "threads.zarr")
 
 
-def test_empty_chunks_are_written_while_others_change_the_settings(tmp_path):
-    from eugene.etl.seqdata import _fill_store, _new_store
+def test_empty_chunks_are_written_by_threads_that_open_the_store_at_once(tmp_path, monkeypatch):
+    "What Zarr is told about empty chunks belongs to the process: a thread must not take back what another relies on"
     import xarray as xr
-    n, width = 400, 3
-    layout = Layout(("sequence", "track_x", "position"), (1, width), "float32", {"track_x": np.array(["a"], object)}, {"kind": "tracks", "bin_width": 1, "stranded": 0})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(seqdata, "_chunk_rows", lambda n, widest, length: 2)
-        _new_store(tmp_path / "s", xr.Dataset(coords={"id": ("sequence", np.array([str(i) for i in range(n)], object))}), {"x": layout}, n)
-    def fill(k):
-        for a in range(2 * k, n, 8): _fill_store(tmp_path / "s", a, {"x": np.zeros((2, 1, width), np.float32)})
-    threads = [threading.Thread(target=fill, args=(k,)) for k in range(4)]
+    import zarr
+    layout = Layout(("sequence", "track_x", "position"), (1, 3), "int32", {"track_x": np.array(["a"], object)}, {"kind": "tracks", "bin_width": 1, "stranded": 0})
+    monkeypatch.setattr(seqdata, "_chunk_rows", lambda n, widest, length: 2)
+    seqdata._new_store(tmp_path / "s", xr.Dataset(coords={"id": ("sequence", np.array(list("abcdefgh"), object))}), {"x": layout}, 8)
+    opener = zarr.open_group
+    monkeypatch.setattr(zarr, "open_group", lambda *args, **kw: (time.sleep(.05 * int(threading.current_thread().name)), opener(*args, **kw))[1])
+    threads = [threading.Thread(target=seqdata._fill_store, args=(tmp_path / "s", 2 * k, {"x": np.zeros((2, 1, 3), np.int32)}), name=str(k)) for k in range(4)]
     for t in threads: t.start()
     for t in threads: t.join()
-    assert sum(len(f) for _, _, f in os.walk(tmp_path / "s" / "x" / "c")) == n // 2
+    assert zarr.config.get("array.write_empty_chunks") is False
+    assert sum(len(f) for _, _, f in os.walk(tmp_path / "s" / "x" / "c")) == 4
 
 
 # ---------------------------------------------------------------- what a user can get wrong
@@ -413,6 +424,9 @@ def test_messages_name_file_and_region(files, tmp_path):
     assert "Nothing would be left" in complaint("chr2\t2999\t3010\n", edges="drop")
     assert "Duplicate id 'a': region 1 of peaks.bed (chr1:1-5) and region 2 of peaks.bed (chr1:1-5)" in complaint("chr1\t1\t5\ta\nchr1\t1\t5\ta\n", id_col="name")
     assert "Target `score` of region 1 of peaks.bed" in complaint("chr1\t1\t5\ta\t.\t+\n", target_cols="score")
+    with pytest.raises(ValueError, match=r"Target `score` of region 3 of peaks.bed \(chr1:50-55\)"): # the first region is left out before, and still counts
+        bed.write_text("chr1\t0\t1\ta\t1\t+\nchr1\t50\t55\tb\t1\t+\nchr1\t50\t55\tc\t.\t+\n")
+        read_genome(bed, fasta, length=5, edges="drop", target_cols="score")
     with pytest.raises(ValueError, match="Two readers are called 'signal'"): read_regions(draw_regions(3), [BigWig(bigwigs), BigWig(bigwigs)], length=5)
     with pytest.raises(ValueError, match="column `strand`|two columns `strand`"): read_regions(draw_regions(3), BigWig(bigwigs, name="strand"), length=5)
 

@@ -1,5 +1,6 @@
 "FASTA files and genomes against pysam and pyfaidx, on real files and on drawn ones; negatives on real peaks."
 import gzip
+import re
 import shutil
 from collections import Counter
 
@@ -9,6 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from eugene.etl.fasta import GenomeFASTA, read_fasta, write_fasta
+from eugene.etl.regions import read_bed
+from eugene.etl.sampling import gc_matched, random_regions, shuffled_negatives
 from eugene.etl.seqdata import Windows, open_zarr, to_zarr, unpad
 from eugene.etl.sequences import from_bytes, gc_content
 
@@ -169,9 +172,138 @@ def test_rubbish_is_refused_or_read_whole(tmp_path, raw, packed):
     else: assert all(genome.sequence(c, 0, size) for c, size in genome.contigs().items())
 
 
+def test_bgzip_in_many_blocks_and_cut_between_two(tmp_path):
+    pysam = pytest.importorskip("pysam")
+    gen = np.random.default_rng(0)
+    plain = write_fasta(["".join(gen.choice(list("ACGT"), 150_000))] * 2, tmp_path / "g.fa", ["chr1", "chr2"])
+    packed = tmp_path / "g.fa.bgz"
+    pysam.tabix_compress(str(plain), str(packed))
+    raw = packed.read_bytes()
+    blocks = [m.start() for m in re.finditer(b"\x1f\x8b\x08\x04\x00\x00\x00\x00\x00\xff\x06\x00BC", raw)]
+    assert len(blocks) > 3 and unpad(read_fasta(packed)) == unpad(read_fasta(plain))
+    ask = windows_of(GenomeFASTA(plain).contigs(), 50, 100, 0)
+    assert np.array_equal(GenomeFASTA(packed, cache=tmp_path).read(ask), GenomeFASTA(plain).read(ask))
+    for cut in (*blocks[1:], len(raw) - 1, len(raw) // 2):
+        packed.write_bytes(raw[:cut])
+        for reader in (read_fasta, lambda p: GenomeFASTA(p, cache=tmp_path / "cut")):
+            with pytest.raises(ValueError, match="g.fa.bgz is cut off|g.fa.bgz cannot be unpacked"): reader(packed)
+    assert not (tmp_path / "cut").exists() or not list((tmp_path / "cut").iterdir())
+
+
+def test_a_cut_download_is_noticed(data_dir, tmp_path):
+    path = data_dir / "jund/S288C_chrII_813178bp.fa.gz"
+    if not path.is_file(): pytest.skip("no yeast chromosome in the data folder")
+    raw = path.read_bytes()
+    for share in (.001, .3, .999):
+        (tmp_path / "cut.fa.gz").write_bytes(raw[:int(share * len(raw))])
+        with pytest.raises(ValueError, match="cut.fa.gz cannot be unpacked"): read_fasta(tmp_path / "cut.fa.gz")
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
+    packed = write_fasta(["ACGT" * 100], tmp_path / "g.fa.gz", ["chr1"])
+    def full(source, target, size):
+        target.write(source.read(10))
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr("shutil.copyfileobj", full)
+    with pytest.raises(OSError, match="No space left"): GenomeFASTA(packed, cache=tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
 def test_a_genome_works_in_loader_processes(tmp_path):
     import multiprocessing
     path = write_fasta(["ACGTACGTAC" * 30], tmp_path / "g.fa", ["chr1"])
     genome = GenomeFASTA(path)
     ask = windows_of(genome.contigs(), 20, 50, 1)
     with multiprocessing.get_context("spawn").Pool(1) as pool: assert np.array_equal(pool.map(genome.read, [ask])[0], genome.read(ask))
+
+
+# ---------------------------------------------------------------- negatives
+
+def same_base(left, right):
+    "How many regions of `left` share a base with `right`, by the definition"
+    return sum(any(c == c2 and a < e2 and s2 < b for c2, s2, e2 in right[["chrom", "start", "end"]].itertuples(index=False))
+               for c, a, b in left[["chrom", "start", "end"]].itertuples(index=False))
+
+
+def auroc(a, b):
+    return float((a[:, None] > b[None]).mean() + (a[:, None] == b[None]).mean() / 2)
+
+
+def gap(a, b):
+    "Largest distance of two cumulative curves"
+    grid = np.sort(np.concatenate([a, b]))
+    return np.abs(np.searchsorted(np.sort(a), grid, "right") / len(a) - np.searchsorted(np.sort(b), grid, "right") / len(b)).max()
+
+
+spans = st.lists(st.tuples(st.sampled_from(["chr1", "chr2"]), st.integers(0, 40), st.integers(1, 12)), max_size=5)
+
+
+@SOME
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 9), spans, st.booleans(), st.integers(0, 99))
+def test_random_regions_are_all_that_there_are(one, two, width, away, apart, seed):
+    "Asked for as many as the genome has, the answer is every region that fits; asked for one more, an error"
+    sizes, exclude = {"chr1": one, "chr2": two}, pd.DataFrame([(c, s, s + n) for c, s, n in away], columns=["chrom", "start", "end"]).astype({"start": int, "end": int})
+    free = [(c, s) for c, size in sizes.items() for s in range(size - width + 1) if not any(c == c2 and s < s2 + n and s2 < s + width for c2, s2, n in away)]
+    def draw(n, apart=False): return random_regions(n, width, sizes, exclude=exclude if away else None, apart=apart, seed=seed)
+    with pytest.raises(ValueError, match="no room|No chromosome"): draw(len(free) + 1)
+    if not free: return
+    assert sorted(zip(draw(len(free)).chrom, draw(len(free)).start)) == sorted(free)
+    if apart:
+        try: got = draw(3, True)
+        except ValueError: return
+        assert all(same_base(got.drop(i), got.loc[[i]]) == 0 for i in got.index) and set(zip(got.chrom, got.start)) <= set(free)
+
+
+@pytest.fixture(scope="module")
+def gcn4(data_dir, tmp_path_factory):
+    "Gcn4 peaks on yeast chromosome IV, and that chromosome"
+    fasta, bed = data_dir / "jund/sacCer3_chrIV.fa.gz", data_dir / "jund/Gcn4_peaks.sacCer3.bed"
+    if not (fasta.is_file() and bed.is_file()): pytest.skip("no yeast chromosome and peaks in the data folder")
+    peaks = read_bed(bed)
+    return peaks[peaks.chrom == "chrIV"].reset_index(drop=True), GenomeFASTA(fasta, cache=tmp_path_factory.mktemp("cache"))
+
+
+def test_matched_negatives_of_real_peaks(gcn4):
+    peaks, genome = gcn4
+    letters = lambda regions: [genome.sequence(c, s, e) for c, s, e in zip(regions.chrom, regions.start, regions.end)]
+    got, chance = gc_matched(peaks, genome, 5, seed=0), random_regions(420, 372, genome, exclude=peaks, apart=True, seed=0)
+    partner = peaks.iloc[got.match].reset_index(drop=True)
+    assert len(got) == 5 * len(peaks) and ((got.end - got.start) == (partner.end - partner.start)).all()
+    assert np.abs(gc_content(letters(got)) - gc_content(letters(partner))).max() <= .02
+    for regions in (got, chance):
+        assert same_base(regions, peaks) == 0 and (np.sort(regions.start)[1:] >= regions.sort_values("start").end.to_numpy()[:-1]).all()
+    real = gc_content(letters(peaks))
+    assert gap(real, gc_content(letters(got))) < .08 < gap(real, gc_content(letters(chance)))
+    share = [np.mean([bool(re.search("TGA[CG]TCA", s)) for s in letters(regions)]) for regions in (peaks, got)]
+    assert share[0] > .6 and share[1] < .1  # the binding site is what is left to tell them apart
+
+
+def test_gc_is_matched_at_least_as_well_as_by_another_tool(gcn4, data_dir):
+    "The NF-E2 peaks of lsgkm and the matched negatives that came with them"
+    path = data_dir / "jund/NFE2_GM12878_lsgkm.pos.train.hg19.fa.gz"
+    if not path.is_file(): pytest.skip("no NF-E2 FASTA files in the data folder")
+    theirs = [gc_content(unpad(read_fasta(str(path).replace("pos", kind), length="pad"))) for kind in ("pos", "neg")]
+    peaks, genome = gcn4
+    got = gc_matched(peaks, genome, 5, seed=0)
+    ours = gc_content([genome.sequence(c, s, e) for c, s, e in zip(peaks.chrom, peaks.start, peaks.end)]), got.gc.to_numpy()
+    assert abs(auroc(*ours) - .5) < abs(auroc(*theirs) - .5) < .1
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:The inplace keyword")
+def test_nothing_overlaps_by_bioframe(gcn4):
+    bioframe = pytest.importorskip("bioframe")
+    peaks, genome = gcn4
+    for regions in (gc_matched(peaks, genome, seed=3), random_regions(500, 500, genome, exclude=peaks, apart=True, seed=3)):
+        assert bioframe.count_overlaps(regions[["chrom", "start", "end"]], peaks[["chrom", "start", "end"]])["count"].sum() == 0
+        assert (bioframe.count_overlaps(regions[["chrom", "start", "end"]], regions[["chrom", "start", "end"]])["count"] == 1).all()
+
+
+def test_shuffled_peaks_keep_their_pairs_of_letters(data_dir):
+    path = data_dir / "jund/NFE2_GM12878_lsgkm.pos.test.hg19.fa.gz"
+    if not path.is_file(): pytest.skip("no NF-E2 FASTA file in the data folder")
+    ds = read_fasta(path, length="pad", coordinates=True)
+    got = shuffled_negatives(ds, n_per=2, seed=0)
+    n = ds.sizes["sequence"]
+    pairs = lambda s: Counter(zip(s.upper(), s.upper()[1:]))
+    assert all(pairs(a) == pairs(b) for a, b in zip(unpad(ds) * 3, unpad(got))) and unpad(got)[:n] == unpad(ds)
+    assert got.targets.values.sum() == n and np.array_equal(got.start, np.tile(ds.start, 3))

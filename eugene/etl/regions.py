@@ -40,7 +40,8 @@ def _whole(column, regions, place):
     if values.dtype.kind not in "iuf" and numbers.dtype.kind == "f": bad |= ~values.astype(str).str.fullmatch(r"\s*[+-]?[0-9]+\s*")
     if bad.any():
         first = values[bad].tolist()[0]
-        _stop(bad, regions, place, f"{column} is {first!r}, not a whole number of bases.{' Begin a header line with #.' if str(first).isalpha() else ''}")
+        huge = numbers[bad].abs().iloc[0] > 2**40 and np.isfinite(numbers[bad].iloc[0])
+        _stop(bad, regions, place, f"{column} is {first!r}, {'more bases than any chromosome has.' if huge else 'not a whole number of bases.'}{' Begin a header line with #.' if isinstance(first, str) and first.isalpha() else ''}")
     return numbers.to_numpy(np.int64)
 
 # %% ../../nbs/01_etl/05_regions.ipynb #bp
@@ -110,20 +111,30 @@ def match_contigs(
         found[name] = options[0]
     return found
 
-# %% ../../nbs/01_etl/05_regions.ipynb #text-lines
-def _text_lines(path):
-    "The lines of a text file, plain or gzip. Raises `ValueError` if it is cut off or no text."
-    raw = Path(path).read_bytes()
+# %% ../../nbs/01_etl/05_regions.ipynb #unpacked
+def _unpacked(path):
+    "The bytes of a text file, plain or gzip, in UTF-8. Raises `FileNotFoundError`, or `ValueError` if it is cut off or no text."
+    path = Path(path)
+    if path.is_dir() or not path.exists(): raise FileNotFoundError(f"There is no file {path}{', it is a folder' if path.is_dir() else ''}. Check the name, and the folder you are in.")
+    raw = path.read_bytes()
     try:
-        if raw[:2] == b"\x1f\x8b": raw = gzip.decompress(raw)
-        text = raw.decode("utf-8-sig")
-        if "\0" in text: raise UnicodeDecodeError("utf-8", raw, raw.index(b"\0"), len(raw), "zero byte")
+        if raw[:2] == b"\x1f\x8b":
+            if raw[12:14] == b"BC" and not raw.endswith(bytes.fromhex("42430200" "1b0003000000000000000000")): raise EOFError("the last block of a bgzip file is not there")
+            raw = gzip.decompress(raw)
+        raw = raw.removeprefix(b"\xef\xbb\xbf") # the mark that some editors put before UTF-8
+        if not raw.isascii(): raw.decode()
+        if b"\0" in raw: raise UnicodeDecodeError("utf-8", raw, raw.index(b"\0"), len(raw), "zero byte")
     except UnicodeDecodeError as e:
-        line = e.object.count(b"\n", 0, e.start) + 1
-        raise ValueError(f"{path}, line {line}: byte {e.object[e.start]:#04x} is not UTF-8 text. Is it another format, or saved in another encoding?") from None
+        line, wide = e.object.count(b"\n", 0, e.start) + 1, raw[:2] in (b"\xff\xfe", b"\xfe\xff") or raw[1:2] == b"\0"
+        raise ValueError(f"{path}, line {line}: byte {e.object[e.start]:#04x} is not UTF-8 text. {'This looks like UTF-16' if wide else 'Is it another format, or in another encoding'}{'.' if wide else '?'} Save text as UTF-8.") from None
     except (EOFError, OSError, zlib.error) as e:
         raise ValueError(f"{path}: the gzip file is damaged or cut off ({e}). Copy or download it again.") from None
-    return text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return raw
+
+# %% ../../nbs/01_etl/05_regions.ipynb #text-lines
+def _text_lines(path):
+    "The lines of a text file. Raises as `_unpacked` does."
+    return _unpacked(path).decode().replace("\r\n", "\n").replace("\r", "\n").split("\n")
 
 # %% ../../nbs/01_etl/05_regions.ipynb #read-chrom-sizes
 def read_chrom_sizes(

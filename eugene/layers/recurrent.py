@@ -149,7 +149,7 @@ class RecurrentBlock(nn.Module):
         x:torch.Tensor, # Input, `(N, C, L)`
     ) -> torch.Tensor:  # `(N, D*H)`, or `(N, D*H, L)` with output="all"
         "Read every sequence"
-        if x.ndim != 3 or x.shape[1] != self.input_dim:
+        if not torch.jit.is_tracing() and (x.ndim != 3 or x.shape[1] != self.input_dim):
             raise ValueError(f"`x` has shape {tuple(x.shape)}; a recurrent block with input_dim={self.input_dim} reads (N, {self.input_dim}, L).")
         y = self.unit(x.transpose(1, 2))[0].transpose(1, 2)
         return y if self.output == "all" else summarise(y, self.output, self.bidirectional)

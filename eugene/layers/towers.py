@@ -17,22 +17,32 @@ from .basics import Steps
 from .blocks import Conv1DBlock, per_layer
 
 # %% ../../nbs/02_layers/04_towers.ipynb #floor-args
+def _grow(first, factor, repeats, stepwise):
+    "`first` times powers of `factor`; whole numbers are rounded, from the exact product or at every step"
+    values = [first]
+    for i in range(1, repeats):
+        value = values[-1] * factor if stepwise else first * factor ** i
+        values.append(round(value) if isinstance(first, int) else value)
+    return values
+
 def floor_args(
     repeats:int,                              # Number of floors
     args:Mapping[str, Any],                   # Arguments of every floor
     each:Mapping[str, Sequence]|None=None,    # One value per floor
     growth:Mapping[str, float]|None=None,     # Factor from floor to floor, for numbers in `args`
+    stepwise:Sequence[str]=(),                # Names in `growth` that are rounded floor after floor
 ) -> list[dict[str, Any]]:                    # Arguments of each floor, from the first
     "Spell out the arguments of every floor. Raises `ValueError` for lists that do not fit and for growth of nothing."
     if repeats < 1: raise ValueError(f"repeats={repeats}; a tower has at least one floor.")
     each = {name: per_layer(list(values), repeats, name) for name, values in (each or {}).items()}
-    for name in growth or {}:
+    growth = growth or {}
+    for name in growth:
         if name in each or not isinstance((args or {}).get(name), (int, float)):
             raise ValueError(f"growth of {name!r} needs its first value, a number in `args` and not in `each`.")
-    def grown(name, i):
-        value = args[name] * growth[name] ** i
-        return round(value) if isinstance(args[name], int) else value
-    return [{**args, **{k: v[i] for k, v in each.items()}, **{k: grown(k, i) for k in growth or {}}} for i in range(repeats)]
+    for name in stepwise:
+        if name not in growth: raise ValueError(f"stepwise={stepwise!r}: {name!r} does not grow; `growth` has {sorted(growth)}.")
+    each |= {name: _grow(args[name], factor, repeats, name in stepwise) for name, factor in growth.items()}
+    return [{**args, **{name: values[i] for name, values in each.items()}} for i in range(repeats)]
 
 # %% ../../nbs/02_layers/04_towers.ipynb #build-floor
 CHAIN = {"input_len": "output_len", "in_channels": "out_channels"}
@@ -55,9 +65,10 @@ class Tower(Steps):
         each:Mapping[str, Sequence]|None=None,     # Arguments with one value per floor
         growth:Mapping[str, float]|None=None,      # Factor from floor to floor, for numbers in `args`
         chain:Mapping[str, str]|None=None,         # Argument taken from which attribute of the floor before; None: `CHAIN`
+        stepwise:Sequence[str]=(),                 # Names in `growth` that are rounded floor after floor
     ):
         chain, floors = CHAIN if chain is None else chain, []
-        for i, floor in enumerate(floor_args(repeats, args, each, growth)):
+        for i, floor in enumerate(floor_args(repeats, args, each, growth, stepwise)):
             taken = {name: getattr(floors[-1], attr) for name, attr in chain.items()} if floors else {}
             floors.append(_build_floor(block, i, {**floor, **taken}))
         super().__init__(*floors)

@@ -20,7 +20,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch.utils.data import DataLoader
 
 from ..core import atomic_path, derive_seed, hash_arrays, log, pick_device, sha256
-from ..etl.loading import loader
+from ..etl.loading import Rows, fingerprint, loader
 from .sequence_module import quiet_lightning
 
 # %% ../../nbs/04_training/06_fit.ipynb #git
@@ -59,10 +59,9 @@ def _content(
     data:Any, # Dataset of a loader
 ) -> str|None: # Fingerprint of its rows; None if it does not hold arrays
     "A fingerprint of the rows a loader draws from"
-    if hasattr(data, "seq"): arrays = [data.seq] + ([] if data.targets is None else [data.targets])
-    elif hasattr(data, "tensors"): arrays = [t.numpy() for t in data.tensors]
-    else: return None
-    return hash_arrays(*arrays)
+    if isinstance(data, Rows): return fingerprint(data)
+    if hasattr(data, "tensors"): return hash_arrays(*[t.numpy() for t in data.tensors])
+    return None
 
 # %% ../../nbs/04_training/06_fit.ipynb #describe-data
 def describe_data(
@@ -331,7 +330,7 @@ def fit_dataset(
     batch_size:int=128,      # Sequences a batch (Jores et al. 2021)
     seed:int=0,              # Seed of the order of batches and of dropout
     unknown:str="zero",      # Policy for ambiguous letters, as in `loader`
-    num_workers:int=0,       # Processes that encode batches
+    num_workers:int=0,       # Threads that read and encode ahead
     **kw,                    # Arguments of `fit`: `epochs`, `patience`, `device`, `progress`, `reuse` and the trainer's
 ) -> FitResult:              # The trained copy with its history and manifest
     "Train on the `train` rows of a Dataset, stop by its `val` rows. Raises `ValueError` if it has no targets or no split."

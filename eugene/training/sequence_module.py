@@ -75,6 +75,7 @@ def split_batch(
 ) -> tuple[Tensor, Tensor|None]: # Sequences `(N, A, L)`, and targets `(N, T)` or None
     "Sequences and targets of a batch. Raises `TypeError` for a batch of another kind."
     if isinstance(batch, Tensor): return batch, None
+    if {"x", "y"} <= set(getattr(batch, "_fields", ())): return batch.x, batch.y # a `Batch`; its further fields are for those who ask for them
     if isinstance(batch, (tuple, list)) and 1 <= len(batch) <= 2: return batch[0], batch[1] if len(batch) == 2 else None
     raise TypeError(f"A batch is a tensor of sequences or a pair (sequences, targets), got {type(batch).__name__}. Use `eugene.etl.loading.loader`.")
 
