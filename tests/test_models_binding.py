@@ -133,6 +133,14 @@ def test_side_by_side_streams_mirror_and_wrong_axes_do_not(filters, layers, kern
         assert not torch.allclose(wrong(x.flip((1, 2))), wrong(x).flip(2), atol=1e-4)
 
 
+def test_wrong_axes_are_filters_and_channels():
+    "Exactly the slip of the earlier port, no other: kernels turned on axes 0 and 1, positions as they are"
+    m, x = TwoStreams(6, 1, 5, 0., wrong_axes=True).eval(), onehot(3, 30)
+    w, b = m.state_dict()["0.weight"], m.state_dict()["0.bias"]
+    expected = sum(torch.relu(F.conv1d(x, k, b, padding=2)) for k in (w, torch.flip(w, [0, 1])))
+    assert torch.allclose(m(x), expected, atol=1e-5)
+
+
 def test_jores21_layouts_share_weights_by_name():
     states = [Jores21CNN(40, filters=5, layers=3, strands=word).state_dict() for word in STREAMS]
     assert [list(s) for s in states] == [list(states[0])] * 3
