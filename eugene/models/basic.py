@@ -182,6 +182,7 @@ class BodyHead(Steps):
         input_dims:int=4,                  # Size of the alphabet
         strands:str|None=None,             # None: as given; both strands: "concat", "max" or "mean"
     ):
+        if min(input_len, input_dims) < 1: raise ValueError(f"input_len={input_len}, input_dims={input_dims}; a sequence has at least one position and one letter.")
         head = build_part(DenseBlock, dense, "dense", input_dim=features * (1 + (strands == "concat")), output_dim=output_dim)
         steps = {**body, "dense": head} if strands is None else {"both": BothStrands(Steps(OrderedDict(body)), head, strands)}
         super().__init__(OrderedDict(steps))

@@ -6,7 +6,7 @@
 __all__ = ['ARCHITECTURES', 'Architecture', 'list_archs', 'ArchRow', 'ArchTable', 'available', 'arch_card', 'build_arch']
 
 # %% ../../nbs/03_models/07_zoo.ipynb #imports
-import copy, inspect
+import copy, inspect, textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from .basic import (CNN, CNN_CARD, DS_ARGS, DSCNN_CARD, DSFCN_CARD, DSHYBRID_CAR
                                  ArchCard, Hybrid, Inception)
 from .binding import DEEPBIND_2023_CARD, DEEPBIND_CARD, RESIDUALBIND_CARD, DeepBind, DeepBindKlie23, ResidualBind
 from .grammar import DANQ_CARD, DANQ_JASPAR, DANQ_JASPAR_CARD, DEEPMEL_CARD, SATORI_CARD, SATORI_RNN_CARD, DanQ, DeepMEL, Satori
-from .profile import BASENJI_CARD, BPNET_2114, BPNET_2114_CARD, BPNET_CARD, CHROMBPNET_CARD, BPNet, Basenji, ChromBPNet
+from .profile import BASENJI_CARD, BPNET_2114, BPNET_2114_CARD, BPNET_CARD, CHROMBPNET_CARD, Basenji, BPNet, ChromBPNet
 
 # %% ../../nbs/03_models/07_zoo.ipynb #architecture
 class Architecture(NamedTuple):
@@ -56,12 +56,12 @@ ARCHITECTURES = {
     "DeepSEA": {"published": Architecture(DeepSEA, DEEPSEA_CARD)},
     "Basset": {"published": Architecture(Basset, BASSET_CARD)},
     "FactorizedBasset": {"published": Architecture(FactorizedBasset, FACTORIZED_CARD)},
-    "scBasset": {"published": Architecture(scBasset, SCBASSET_CARD)},
     "DanQ": {"published": Architecture(DanQ, DANQ_CARD)},
     "DanQ-JASPAR": {"published": Architecture(DanQ, DANQ_JASPAR_CARD, DANQ_JASPAR)},
     "DeepMEL": {"published": Architecture(DeepMEL, DEEPMEL_CARD)},
     "Satori": {"published": Architecture(Satori, SATORI_CARD)},
     "Satori-RNN": {"published": Architecture(Satori, SATORI_RNN_CARD, {"recurrent": True})},
+    "scBasset": {"published": Architecture(scBasset, SCBASSET_CARD)},
     "Basenji": {"published": Architecture(Basenji, BASENJI_CARD)},
     "BPNet": {"published": Architecture(BPNet, BPNET_CARD), "current": Architecture(BPNet, BPNET_2114_CARD, BPNET_2114)},
     "ChromBPNet": {"published": Architecture(ChromBPNet, CHROMBPNET_CARD)},
@@ -84,11 +84,11 @@ class ArchRow(NamedTuple):
 
 # %% ../../nbs/03_models/07_zoo.ipynb #archtable
 class ArchTable(tuple):
-    "Rows of `available`, printed as a table"
+    "Rows of `available`, printed as a table in which long texts are cut"
     def __repr__(self) -> str: # Shown in a notebook
         "The rows below each other"
         rows = [("name", "variant", "input", "parameters", "outputs", "confidence")]
-        rows += [(r.name, r.variant, f"{r.input_len:,}", f"{r.n_params:,}", r.outputs, r.confidence) for r in self]
+        rows += [(r.name, r.variant, f"{r.input_len:,}", f"{r.n_params:,}", *(textwrap.shorten(t, 40, placeholder=" ...") for t in (r.outputs, r.confidence))) for r in self]
         width = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
         place = [str.ljust, str.ljust, str.rjust, str.rjust, str.ljust, str.ljust]
         return "\n".join("  ".join(f(v, w) for f, v, w in zip(place, r, width)).rstrip() for r in rows)
