@@ -169,7 +169,7 @@ def _check_trees(path):
         if magic != 0x78ca8c91 or value != 8 or key > 2**16: raise ValueError("it has no list of chromosomes")
         listed = np.concatenate([np.empty((0, key + 8), np.uint8), *_leaves(data, chroms + 32, (key + 8, key + 8))])
         number, size = np.ascontiguousarray(listed[:, key:]).view("<u4").T
-        if sorted(number.tolist()) != list(range(count)) or not size.all(): raise ValueError(f"it has {count} chromosomes, and lists others")
+        if len(number) != count or (np.sort(number) != np.arange(count)).any() or not size.all(): raise ValueError(f"it has {count} chromosomes, and lists others")
         for name in listed[:, :key]: name.tobytes().rstrip(b"\0").decode()
         if data[index:index + 4].tobytes() != bytes.fromhex("e0ac6824"): raise ValueError("it has no index")
         for items in _leaves(data, index + 48, (24, 32)):
