@@ -10,6 +10,8 @@ CASE    ?= jores21
 SCALE   ?= smoke
 WORKERS ?= 2
 README  ?= README.md
+FOR     ?= 120
+SEED    ?= 0
 STAMP   := .venv/.stamp
 BIN     := $(CURDIR)/.venv/bin
 
@@ -24,7 +26,7 @@ override EUGENE_DATA := $(abspath $(EUGENE_DATA))
 export EUGENE_DATA
 endif
 
-.PHONY: help demo test use-case readme export check-export notebooks execute build clean
+.PHONY: help demo test fuzz use-case readme export check-export notebooks execute build clean
 
 help: ## this list
 	@echo "eugene: from raw regulatory-genomics data to an explained model"
@@ -47,6 +49,9 @@ demo: $(STAMP) ## simulated promoters, start to end, into runs/demo: a page, fig
 
 test: check-export notebooks ## notebooks and package in step, every notebook run, then pytest (under 8 minutes)
 	@MPLBACKEND=agg $(BIN)/python -m pytest tests
+
+fuzz: $(STAMP) ## every reader on damaged files, those under EUGENE_DATA too: FOR=120 (seconds) SEED=0 ARGS='--formats bed,bam'; not in CI
+	@$(BIN)/python tests/fuzz.py --seconds $(FOR) --seed $(SEED) --out runs/fuzz $(ARGS)
 
 use-case: $(STAMP) ## one use case at one scale: CASE=jores21 SCALE=smoke|sample|full; finished training is reused
 	@$(BIN)/python use_cases/run.py $(CASE) --scale $(SCALE) --out runs/$(CASE)-$(SCALE) $(ARGS)

@@ -420,7 +420,7 @@ def test_messages_name_file_and_region(files, tmp_path):
     assert "peaks.bed, line 2" in complaint("chr1\t10\t20\nchr1\t30\t25\n")
     assert "region 2 of peaks.bed (chr1:30-45) has 15 bp" in complaint("chr1\t10\t20\nchr1\t30\t45\n") and 'length=' in complaint("chr1\t10\t20\nchr1\t30\t45\n")
     assert "Region 2 of peaks.bed (chr2:2990-3010): its window 2990-3010 reaches beyond an end of chr2, which has 3,000 bp (1 such windows)" in complaint("chr1\t10\t30\nchr2\t2990\t3010\n")
-    assert "do the regions belong to this genome" in complaint("chr2\t3000\t3010\n", edges="pad")
+    assert "do the regions belong to the genome of" in complaint("chr2\t3000\t3010\n", edges="pad")
     assert "Nothing would be left" in complaint("chr2\t2999\t3010\n", edges="drop")
     assert "Duplicate id 'a': region 1 of peaks.bed (chr1:1-5) and region 2 of peaks.bed (chr1:1-5)" in complaint("chr1\t1\t5\ta\nchr1\t1\t5\ta\n", id_col="name")
     assert "Target `score` of region 1 of peaks.bed" in complaint("chr1\t1\t5\ta\t.\t+\n", target_cols="score")

@@ -144,13 +144,46 @@ def _check_bigwig(path):
     if len(head) < 64 or tail != magic or max(struct.unpack("<QQQ", head[8:32])) >= size:
         raise ValueError(f"{path.name} is cut off: after {size:,} bytes the mark that ends a BigWig is not there. Get it, or make it, again.")
 
+# %% ../../nbs/01_etl/10_tracks.ipynb #leaves
+def _leaves(data, root, sizes):
+    "The items of each leaf below the node at `root`, uint8 `(n, size)`; `sizes` of an item in a branch and in a leaf, bytes. Raises `ValueError` if a node is not inside the file, or comes twice."
+    todo, seen = [root], set()
+    while todo:
+        at = todo.pop()
+        leaf, _, count = struct.unpack("<BBH", data[at:at + 4].tobytes()) if 64 <= at <= len(data) - 4 else (2, 0, 0)
+        items = data[at + 4:at + 4 + count * sizes[min(leaf, 1)]]
+        if at in seen or leaf > 1 or len(items) < count * sizes[leaf]: raise ValueError(f"there is no node at byte {at:,}")
+        seen.add(at)
+        items = items.reshape(count, sizes[leaf])
+        if leaf: yield items
+        else: todo += np.ascontiguousarray(items[:, -8:]).view("<u8").ravel().tolist()
+
+# %% ../../nbs/01_etl/10_tracks.ipynb #check-trees
+def _check_trees(path):
+    "Raise `ValueError` if the chromosomes of a BigWig file, or the places of their values, cannot be there as it says"
+    data = np.memmap(path, np.uint8, "r")
+    try:
+        _, version, zooms, chroms, _, index = struct.unpack("<IHHQQQ", data[:32].tobytes())
+        if 64 + 24 * zooms > min(chroms, index): raise ValueError(f"it has {zooms} levels of zoom")
+        magic, _, key, value, count, _ = struct.unpack("<IIIIQQ", data[chroms:chroms + 32].tobytes())
+        if magic != 0x78ca8c91 or value != 8 or key > 2**16: raise ValueError("it has no list of chromosomes")
+        listed = np.concatenate([np.empty((0, key + 8), np.uint8), *_leaves(data, chroms + 32, (key + 8, key + 8))])
+        number, size = np.ascontiguousarray(listed[:, key:]).view("<u4").T
+        if len(number) != count or (np.sort(number) != np.arange(count)).any() or not size.all(): raise ValueError(f"it has {count} chromosomes, and lists others")
+        for name in listed[:, :key]: name.tobytes().rstrip(b"\0").decode()
+        if data[index:index + 4].tobytes() != bytes.fromhex("e0ac6824"): raise ValueError("it has no index")
+        for items in _leaves(data, index + 48, (24, 32)):
+            number, place = np.ascontiguousarray(items[:, :16]).view("<u4")[:, ::2], np.ascontiguousarray(items[:, 16:]).view("<u8")
+            if (number >= count).any() or (place > len(data)).any() or (place.sum(1) > len(data)).any(): raise ValueError("its index speaks of places that are not there")
+    except (ValueError, struct.error) as e: raise ValueError(f"{path.name} is damaged: {e}. Get it, or make it, again.") from None
+
 # %% ../../nbs/01_etl/10_tracks.ipynb #open-bigwig
 def _open_bigwig(path):
     "Open a BigWig file that was checked. Raises `FileNotFoundError` or `ValueError` naming the file."
     import pyBigWig
     _check_bigwig(path)
     try: return pyBigWig.open(str(path))
-    except RuntimeError: raise ValueError(f"{path.name} cannot be read as a BigWig: its header is damaged. Get it, or make it, again.") from None
+    except (RuntimeError, MemoryError): raise ValueError(f"{path.name} cannot be read as a BigWig: its header is damaged. Get it, or make it, again.") from None
 
 # %% ../../nbs/01_etl/10_tracks.ipynb #signal
 def _signal(f, span, path):
@@ -176,6 +209,8 @@ class BigWig(_TrackReader):
         self.layout(self.bin_width)
         sizes = []
         for path in self.files:
+            _check_bigwig(path)
+            _check_trees(path)
             with _open_bigwig(path) as f: sizes.append(f.chroms())
         self.sizes = _joint_contigs(self.files, sizes)
 
