@@ -271,6 +271,15 @@ def _shuffled_copy(
     for row, (a, n, s) in enumerate(zip(first, sizes, k_shuffle(unpad(ds), k, gen))): out[row, a:a + n] = np.frombuffer(s.encode(), np.uint8)
     return out
 
+# %% ../../nbs/01_etl/12_sampling.ipynb #unplaced
+def _unplaced(
+    ds:xr.Dataset, # Dataset
+) -> xr.Dataset:   # The same; what says where a row is has `original_` before its name
+    "A Dataset whose rows claim no place in a genome"
+    if "chrom" not in ds: return ds
+    place = [v for v in map(str, ds.variables) if ds[v].dims == ("sequence",) and (v in ("chrom", "start", "end", "strand", "summit") or v.startswith("region_"))]
+    return ds.rename({v: f"original_{v}" for v in place})
+
 # %% ../../nbs/01_etl/12_sampling.ipynb #shuffled-negatives
 def shuffled_negatives(
     seqs:Any,                   # Dataset of positives; or text, or bytes `(N, L)`
@@ -279,10 +288,10 @@ def shuffled_negatives(
     target_name:str="bound",    # Name of the target: 1 for what came, 0 for what was shuffled
     seed:int|np.random.Generator|None=None, # Seed or generator
 ) -> xr.Dataset:                # The positives, then the negatives; `original` names what each was made from
-    "A data set of sequences and their shuffled copies. Targets and tracks of the positives are left out. Raises `ValueError` for `n_per` below 1."
+    "A data set of sequences and their shuffled copies. Targets and tracks of the positives are left out, places are called `original_chrom`, ... Raises `ValueError` for `n_per` below 1."
     if n_per < 1: raise ValueError(f"`n_per` is {n_per}; expected at least 1.")
     ds, gen = check_dataset(seqs) if isinstance(seqs, xr.Dataset) else make_dataset(seqs), rng(seed)
-    plain = ds.drop_vars([*track_vars(ds), *[v for v in ds.variables if "target" in ds[v].dims]]).drop_attrs(deep=False).assign_attrs({a: ds.attrs[a] for a in ("alphabet", "side", "eugene") if a in ds.attrs})
+    plain = _unplaced(ds).drop_vars([*track_vars(ds), *[v for v in ds.variables if "target" in ds[v].dims]]).drop_attrs(deep=False).assign_attrs({a: ds.attrs[a] for a in ("alphabet", "side", "eugene") if a in ds.attrs})
     label = lambda part, y: part.assign(original=("sequence", ds["id"].values.astype(object)), targets=(("sequence", "target"), np.full((len(ds["id"]), 1), y, np.float32))).assign_coords(target=np.array([target_name], object))
     parts = [label(plain, 1)]
     for i in range(n_per):
