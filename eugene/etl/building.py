@@ -18,7 +18,7 @@ import pandas as pd
 import xarray as xr
 
 from .. import __version__
-from ..core import choose, log, need, progress_bar, sha256
+from ..core import as_path, choose, log, need, progress_bar, sha256
 from .fasta import GenomeFASTA
 from .regions import check_regions, match_contigs, read_bed, resize
 from .seqdata import Layout, Reader, Windows, _check_names, _check_replaceable, _chunk_rows, _column, _fill_store, _ids, _new_store, _store_path, _targets, check_dataset, open_zarr
@@ -30,8 +30,10 @@ def _load(
 ) -> tuple[pd.DataFrame, str]:            # Checked regions, and what to call them
     "Regions and the name of where they come from. Raises `ValueError` if there are none."
     if isinstance(regions, pd.DataFrame): table, name = check_regions(regions, outside=True), "the data frame"
-    elif isinstance(regions, (str, os.PathLike)): table, name = read_bed(regions), Path(regions).name
-    else: raise TypeError(f"`regions` is a {type(regions).__name__}; expected a BED or peak file, or a data frame with the columns chrom, start and end.")
+    else:
+        todo = ". Make a data frame of it: pd.DataFrame(regions, columns=[\"chrom\", \"start\", \"end\"])" if isinstance(regions, (list, tuple)) else ""
+        path = as_path(regions, "regions", f"the path of a BED or peak file, as text, or a data frame with the columns chrom, start and end{todo}")
+        table, name = read_bed(path), path.name
     if len(table) == 0: raise ValueError(f"There is no region in {name}; a Dataset needs at least one.")
     return table, name
 
@@ -372,12 +374,12 @@ def read_regions(
 ) -> xr.Dataset:                          # A row per region in their order; opened from disk if `out` is given
     "Read sequences and tracks over regions. Raises `ValueError` naming file and region that do not fit; `FileExistsError`."
     if client is not None and out is None: raise ValueError("A client fills a store; pass `out=` too, or leave `client` out.")
-    if out is not None: _check_replaceable(out, overwrite)
+    if out is not None: _check_replaceable(out := as_path(out, "out", "the path of the store to write, as text"), overwrite)
     if isinstance(max_jitter, bool) or not isinstance(max_jitter, (int, np.integer)) or max_jitter < 0: raise ValueError(f"`max_jitter` is {max_jitter!r}; expected a number of bases, 0 or more.")
     readers, target_cols = _check_readers(readers), [target_cols] if isinstance(target_cols, str) else list(target_cols)
     plan = _prepare(regions, readers, length, int(max_jitter), center, edges, strand, id_col, target_cols, missing)
     if out is None: return _in_memory(plan[0], readers, plan[1], progress)
-    _in_store(plan[0], readers, plan[1], Path(out), client, overwrite, progress)
+    _in_store(plan[0], readers, plan[1], out, client, overwrite, progress)
     del plan # what was held for writing goes before the store is opened
     return open_zarr(out)
 

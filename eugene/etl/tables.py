@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from ..core import choose, log, sha256
+from ..core import as_paths, choose, log, sha256
 from .sequences import DNA, UNKNOWN, Alphabet, get_alphabet
 from .regions import _unpacked
 from .seqdata import _check_letters, _check_lengths, _check_names, _column, _find_letters, _ids, _say_row, _targets, check_dataset, make_dataset, unpad
@@ -268,8 +268,7 @@ def read_table(
     **pad,                      # With `length`: `side`, `truncate` of `pad_seqs`
 ) -> xr.Dataset:                # Dataset; all other columns become variables
     "Read sequence tables. Raises `FileNotFoundError`, or `ValueError` naming file, and column or data row."
-    paths = [Path(p) for p in ([paths] if isinstance(paths, (str, os.PathLike)) else paths)]
-    if not paths: raise ValueError("`paths` is empty; expected at least one file.")
+    paths = as_paths(paths, wanted="the path of a CSV or TSV file, as text, or several")
     frames = []
     for path in paths:
         found = _separator(path, sep)
