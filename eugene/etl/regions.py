@@ -257,6 +257,7 @@ def _columns(kind, header, count, names, path):
 def _finish(table, place):
     "A table of text as checked regions"
     out = _checked(table.assign(**{c: _typed(c, table, place) for c in table if c not in ("start", "end")}), place)
+    out = out.assign(**{c: out[c].mask(out[c] == -1) for c in ("p_value", "q_value") if c in out})
     if "block_starts" in out: _blocks(out, place)
     if "peak" not in out: return out
     offset, length = out["peak"], out["end"] - out["start"]
@@ -267,11 +268,11 @@ def _finish(table, place):
 
 # %% ../../nbs/01_etl/05_regions.ipynb #cells
 def _cells(regions, column):
-    "A column as text for a BED file; what is missing becomes a dot, or nothing in a column beyond the format"
-    blank = {"score": "0"}.get(column, "." if column in {*BED, *PEAK} else "")
+    "A column as text for a BED file; what is missing becomes a dot, -1 for p and q, or nothing in a column beyond the format"
+    blank = {"score": "0", "p_value": "-1", "q_value": "-1"}.get(column, "." if column in {*BED, *PEAK} else "")
     if column not in regions: return [blank] * len(regions)
     values = regions[column]
-    return values.astype(object).where(values.notna(), "." if blank else "").astype(str).tolist()
+    return values.astype(object).where(values.notna(), "." if blank == "0" else blank).astype(str).tolist()
 
 # %% ../../nbs/01_etl/05_regions.ipynb #write-bed
 def write_bed(
@@ -507,6 +508,19 @@ def _labelled(peaks, by):
     _stop(codes < 0, peaks, lambda row: f"Region {row + 1} of `peaks`", f"has no {by} to be its label.")
     return peaks, codes, list(labels)
 
+# %% ../../nbs/01_etl/05_regions.ipynb #check-shared
+def _check_shared(bins, peaks, codes, labels):
+    "Raise `ValueError` if no bin is on a chromosome that has peaks; log labels without such peaks"
+    known = {*map(_plain, bins["chrom"].unique())}
+    shared = np.array([_plain(c) in known for c in peaks["chrom"]], bool)
+    if not len(bins) or not len(peaks): return
+    listed = lambda frame: ", ".join(frame["chrom"].unique()[:3]) + (", ..." if frame["chrom"].nunique() > 3 else "")
+    if not shared.any():
+        raise ValueError(f"`bins` and `peaks` share no chromosome, so that no bin could be positive: the bins are on {listed(bins)}, the peaks on {listed(peaks)}. "
+                         "Are they of the same genome? Rename the chromosomes of one of them (the prefix chr may differ).")
+    lost = [str(label) for i, label in enumerate(labels or ()) if (codes == i).any() and not shared[codes == i].any()]
+    if lost: log.warning("%d of %d labels have no peak on a chromosome of the bins, which are on %s: %s%s", len(lost), len(labels), listed(bins), ", ".join(lost[:3]), ", ..." if len(lost) > 3 else "")
+
 # %% ../../nbs/01_etl/05_regions.ipynb #label-overlaps
 def label_overlaps(
     bins:pd.DataFrame,        # Regions to label
@@ -514,9 +528,10 @@ def label_overlaps(
     min_overlap:int|float=1,  # With a single peak: bp (int), or a fraction of the bin (float)
     by:str|None=None,         # Column of `peaks` whose values are the labels; None: one label
 ) -> np.ndarray|pd.DataFrame: # 0 or 1 as uint8: `(N,)` for one label, else a table `(N, labels)`, labels in the order they come
-    "Label bins by overlap with peaks. Raises `ValueError` naming a region that is wrong or has no label."
+    "Label bins by overlap with peaks. Raises `ValueError` naming a region that is wrong or has no label, or if they share no chromosome."
     bins = check_regions(bins, name="bins", outside=True)
     peaks, codes, labels = _labelled(peaks, by)
+    _check_shared(bins, peaks, codes, labels)
     i, j, bp = _pairs(bins, peaks)
     enough = _enough(min_overlap, bp, (bins["end"] - bins["start"]).to_numpy()[i])
     out = np.zeros((len(bins), 1 if labels is None else len(labels)), np.uint8)
