@@ -85,7 +85,7 @@ def _check_names(
 ) -> None:
     "Raise `ValueError` naming the first name that cannot be a variable, or comes twice"
     for i, name in enumerate(names):
-        if name in RESERVED: raise ValueError(f"{where} has a column `{name}`, which has a meaning of its own in a Dataset. Rename the column.")
+        if name in RESERVED: raise ValueError(f"{where} has a column `{name}`, which has a meaning of its own in a Dataset. Rename the column, in a data frame by `df.rename(columns={{\"{name}\": \"{name}_1\"}})`.")
         if not isinstance(name, str) or not name or "/" in name or name[0] in "._":
             raise ValueError(f"{where} has a column {name!r}; a name must be a text without `/` that starts with neither `.` nor `_`. Rename the column.")
         if name in names[:i]: raise ValueError(f"{where} has two columns `{name}`. Rename one of them.")

@@ -105,6 +105,8 @@ def _roles(
     used = [seq_col, *targets, *([id_col] if id_col else [])]
     twice = [c for c in used if used.count(c) > 1]
     if twice: raise ValueError(f"Column {twice[0]!r} of {where} is asked for as more than one of sequence, target and id.")
+    if "sequence" in columns and "sequence" not in used:
+        raise ValueError(f"{where} has a column 'sequence' beside {seq_col!r}, the `seq_col` that was asked for. If 'sequence' holds the sequences, leave `seq_col` out; if not, rename it: in a Dataset the name has a meaning of its own.")
     _check_names([c for c in columns if c not in (seq_col, id_col)], where)
     return _Roles(seq_col, targets, id_col)
 
