@@ -21,7 +21,7 @@ from zarr.codecs import ZstdCodec
 from zarr.storage import LocalStore
 
 from .. import __version__
-from ..core import atomic_path, choose, progress_bar
+from ..core import as_path, atomic_path, choose, progress_bar
 from .sequences import DNA, Alphabet, from_bytes, get_alphabet, pad_seqs, to_bytes
 
 # %% ../../nbs/01_etl/07_seqdata.ipynb #splits
@@ -63,7 +63,7 @@ def check_dataset(
     seq:bool=True, # Sequences have to be there; False: tracks alone will do
 ) -> xr.Dataset:   # The same Dataset
     "Check names, axes and types. Raises `TypeError` or `ValueError` naming the first that is wrong."
-    if not isinstance(ds, xr.Dataset): raise TypeError(f"Expected an xarray.Dataset, got {type(ds).__name__}.")
+    if not isinstance(ds, xr.Dataset): raise TypeError(f"Expected an xarray.Dataset, got {type(ds).__name__}." + (f" If {ds} is a store, open it with `open_zarr` first." if isinstance(ds, (str, os.PathLike)) else ""))
     if seq or "seq" in ds or not track_vars(ds): _check_axes(ds, "seq", ("sequence", "position"), "uint8")
     _check_axes(ds, "id", ("sequence",), "")
     if "targets" in ds:
@@ -85,7 +85,7 @@ def _check_names(
 ) -> None:
     "Raise `ValueError` naming the first name that cannot be a variable, or comes twice"
     for i, name in enumerate(names):
-        if name in RESERVED: raise ValueError(f"{where} has a column `{name}`, which has a meaning of its own in a Dataset. Rename the column.")
+        if name in RESERVED: raise ValueError(f"{where} has a column `{name}`, which has a meaning of its own in a Dataset. Rename the column, in a data frame by `df.rename(columns={{\"{name}\": \"{name}_1\"}})`.")
         if not isinstance(name, str) or not name or "/" in name or name[0] in "._":
             raise ValueError(f"{where} has a column {name!r}; a name must be a text without `/` that starts with neither `.` nor `_`. Rename the column.")
         if name in names[:i]: raise ValueError(f"{where} has two columns `{name}`. Rename one of them.")
@@ -546,12 +546,13 @@ def to_zarr(
 ) -> Path:                 # The same path
     "Write a Dataset as a Zarr store. Raises `FileExistsError`, also under `overwrite` for what is no store."
     large = [v for v in check_dataset(ds, seq=False).data_vars if "sequence" == ds[v].dims[0] and ds[v].ndim > 1] if ds.sizes["sequence"] else []
+    path = as_path(path, "path", "the path of the store to write, as text")
     layouts = {v: Layout(ds[v].dims, ds[v].shape[1:], str(ds[v].dtype), {}, ds[v].attrs) for v in large}
     with _store_path(path, overwrite) as tmp:
         rows, n = _new_store(tmp, ds.drop_vars(large).compute(), layouts, ds.sizes["sequence"], list(ds.data_vars)), ds.sizes["sequence"]
         for a in progress_bar(range(0, n if large else 0, max(rows, 1)), progress, "store"):
             _fill_store(tmp, a, {v: ds[v].isel(sequence=slice(a, a + rows)).values for v in large})
-    return Path(path)
+    return path
 
 # %% ../../nbs/01_etl/07_seqdata.ipynb #check-complete
 def _check_complete(
@@ -616,7 +617,7 @@ def open_zarr(
     path:str|os.PathLike, # Folder of a store that `to_zarr` wrote
 ) -> xr.Dataset:          # Dataset
     "Open a store; sequences and numbers are read when asked for, text at once. Raises `FileNotFoundError`, or `ValueError` if it is no Dataset of sequences, damaged or not complete."
-    path = Path(path)
+    path = as_path(path, "path", "the path of a Zarr store, as text")
     if not path.is_dir(): raise FileNotFoundError(f"There is no Zarr store {path}{', it is a file' if path.exists() else ''}. Check the name, or write one with `to_zarr`.")
     try:
         with warnings.catch_warnings():
@@ -639,7 +640,7 @@ def get_split(
 ) -> xr.Dataset:   # The rows on that side, in their order
     "One side of a split. Raises `ValueError` if there is no split, or nobody on that side."
     choose(name, SPLITS, "side, `name`:")
-    if "split" not in ds: raise ValueError("The Dataset has no `split`; make one with `split_random` or `split_groups`.")
+    if "split" not in ds: raise ValueError("The Dataset has no `split`; make one with `split_random`, `split_groups`, `split_chroms` or `split_homology`.")
     rows = np.flatnonzero(ds["split"].values.astype(str) == name)
     have = ", ".join(f"{s} {n}" for s, n in zip(*np.unique(ds["split"].values.astype(str), return_counts=True)))
     if len(rows) == 0: raise ValueError(f"No sequence is on side {name!r}; there are {have}.")
