@@ -67,6 +67,23 @@ _CHAPTERS = {
 _MODULES = {"datasets": "etl.datasets", "regions": "etl.regions", "region_sets": "etl.region_sets", **{part: part for part in ("core", "etl", "layers", "models", "training", "interpretation")}}
 _HOME = {name: chapter for chapter, names in _CHAPTERS.items() for name in names.split()}
 
+# %% ../nbs/99_face.ipynb #elsewhere
+_ELSEWHERE = {"regions": "merge extend resize trim tile subtract count_overlaps sort_regions check_regions match_contigs", "region_sets": "overlap_join union nearest_distance exons"}
+_OTHER = {"one_hot": "ohe", "onehot": "ohe", "one_hot_encode": "ohe", "revcomp": "reverse_complement", "rc": "reverse_complement", "load_table": "read_table", "read_csv": "read_table", "read_tsv": "read_table",
+          "read_zarr": "open_zarr", "load_zarr": "open_zarr", "write_zarr": "to_zarr", "dinuc_shuffle": "k_shuffle", "dinucleotide_shuffle": "k_shuffle", "Genome": "GenomeFASTA", "DataLoader": "loader", "train": "fit"}
+
+def _hint(
+    name:str, # Name that is not there
+) -> str:     # A sentence, with a space before it
+    "What may have been meant"
+    for module, names in _ELSEWHERE.items():
+        if name in names.split(): return f" Say eugene.{module}.{name}."
+    if name in _OTHER: return f" What it may stand for is called {_OTHER[name]!r} here."
+    if name in ("read_vcf", "variants"): return " Variants are not read here; write the sequences of both alleles into a table or FASTA file."
+    import difflib
+    near = difflib.get_close_matches(name, [*_HOME, *_MODULES], 1, .75)
+    return f" Did you mean {near[0]!r}?" if near else " See dir(eugene)."
+
 # %% ../nbs/99_face.ipynb #getattr
 def __getattr__(
     name:str, # Name asked for, `"ism"`
@@ -74,9 +91,7 @@ def __getattr__(
     "Import the chapter that holds `name`. Raises `AttributeError` for a name no chapter offers."
     if name in _MODULES: return importlib.import_module(f"eugene.{_MODULES[name]}")
     if name not in _HOME:
-        import difflib
-        near = difflib.get_close_matches(name, [*_HOME, *_MODULES], 1)
-        raise AttributeError(f"eugene has no {name!r}." + (f" Did you mean {near[0]!r}?" if near else " See dir(eugene)."))
+        raise AttributeError(f"eugene has no {name!r}.{_hint(name)}")
     value = globals()[name] = getattr(importlib.import_module(f"eugene.{_HOME[name]}"), name)
     return value
 

@@ -164,12 +164,16 @@ def turn_rows(
 # %% ../../nbs/01_etl/17_augmentation.ipynb #random-rc
 @dataclass(frozen=True)
 class RandomRC(Transform):
-    "Turn rows to the other strand at random. Raises `ValueError` unless `p` is a probability."
-    p: float = .5 # Probability of each row; both strands alike
+    "Turn rows to the other strand at random. Raises `ValueError` unless `p` is a probability, and for RNA."
+    p: float = .5           # Probability of each row; both strands alike
+    allow_rna: bool = False # Turn RNA too, where it was double-stranded when measured
 
     def __post_init__(self): _chance(self.p, "p")
 
-    def __call__(self, batch, gen): return turn_rows(batch, gen.random(batch.shape[0]) < self.p)
+    def __call__(self, batch, gen):
+        if self.p and not self.allow_rna and batch.alphabet.complement and "U" in batch.alphabet.letters:
+            raise ValueError("The sequences are RNA, which has one strand; the reverse complement of a row is a molecule that was not measured. Leave RandomRC out, or pass allow_rna=True for double-stranded RNA.")
+        return turn_rows(batch, gen.random(batch.shape[0]) < self.p)
 
 # %% ../../nbs/01_etl/17_augmentation.ipynb #window-kernel
 @njit(nogil=True, cache=True)

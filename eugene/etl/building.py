@@ -6,7 +6,7 @@
 __all__ = ['EDGES', 'read_regions', 'read_genome', 'read_bigwig', 'read_bam']
 
 # %% ../../nbs/01_etl/11_building.ipynb #imports
-import os
+import difflib, os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from inspect import signature
@@ -18,7 +18,7 @@ import pandas as pd
 import xarray as xr
 
 from .. import __version__
-from ..core import choose, log, need, progress_bar, sha256
+from ..core import as_path, choose, log, need, progress_bar, sha256
 from .fasta import GenomeFASTA
 from .regions import check_regions, match_contigs, read_bed, resize
 from .seqdata import Layout, Reader, Windows, _check_names, _check_replaceable, _chunk_rows, _column, _fill_store, _ids, _new_store, _store_path, _targets, check_dataset, open_zarr
@@ -30,8 +30,10 @@ def _load(
 ) -> tuple[pd.DataFrame, str]:            # Checked regions, and what to call them
     "Regions and the name of where they come from. Raises `ValueError` if there are none."
     if isinstance(regions, pd.DataFrame): table, name = check_regions(regions, outside=True), "the data frame"
-    elif isinstance(regions, (str, os.PathLike)): table, name = read_bed(regions), Path(regions).name
-    else: raise TypeError(f"`regions` is a {type(regions).__name__}; expected a BED or peak file, or a data frame with the columns chrom, start and end.")
+    else:
+        todo = ". Make a data frame of it: pd.DataFrame(regions, columns=[\"chrom\", \"start\", \"end\"])" if isinstance(regions, (list, tuple)) else ""
+        path = as_path(regions, "regions", f"the path of a BED or peak file, as text, or a data frame with the columns chrom, start and end{todo}")
+        table, name = read_bed(path), path.name
     if len(table) == 0: raise ValueError(f"There is no region in {name}; a Dataset needs at least one.")
     return table, name
 
@@ -135,7 +137,7 @@ def _settle_edges(
                 "drop": f"Nothing would be left: do the regions belong to the genome of {where}?"}[edges]
         raise ValueError(f"{say(i)[0].upper()}{say(i)[1:]}: its window {start[i]}-{end[i]}{f', with {flank} bp on either side,' if flank else ''} reaches beyond an end of {table['chrom'].iloc[i]}, which has {sizes[i]:,} bp ({bad.sum():,} such windows). {todo}")
     rows = np.flatnonzero(beyond)
-    examples = [f"{c}:{a}-{b}" for c, a, b in table.iloc[rows[:5]][["chrom", "start", "end"]].itertuples(index=False)]
+    examples = [f"{c}:{a}-{b}{'(-)' if s == '-' else ''}" for c, a, b, s in table.assign(strand=table.get("strand", "+")).iloc[rows[:5]][["chrom", "start", "end", "strand"]].itertuples(index=False)] # as in `_place_ids`
     if len(rows): log.warning("%d of %d windows reach beyond the end of a chromosome and were %s: %s%s", len(rows), len(table), {"pad": "filled up", "drop": "left out"}[edges], ", ".join(examples), ", ..." if len(rows) > 5 else "")
     return table[~beyond] if edges == "drop" else table, {"policy": edges, "beyond": len(rows), "examples": examples}
 
@@ -353,6 +355,21 @@ def _prepare(
                                regions=given | {"length": _plain(length), "center": center, "strand": bool(strand)})
     return _outline(small, layouts, flank), windows
 
+# %% ../../nbs/01_etl/11_building.ipynb #check-how
+def _check_how(
+    how:Mapping[str, Any],  # Words that were given for `read_regions`
+    readers:Sequence[type], # Kinds of readers there are
+    options:bool=False,     # They are told by `options`
+) -> None:
+    "Raise `TypeError` for a word that `read_regions` does not know: it belongs to a reader, or is misspelt"
+    words = [name for name, p in signature(read_regions).parameters.items() if p.kind is not p.VAR_KEYWORD][2:]
+    for key, value in how.items():
+        if key in words: continue
+        owner = next((r.__name__ for r in readers if key in signature(r).parameters), None)
+        if owner: raise TypeError(f"`{key}` is an argument of {owner}, not of `read_regions`; pass " + (f"options={{\"{key}\": {value!r}}}." if options else f"{owner}(..., {key}={value!r})."))
+        near = difflib.get_close_matches(key, words, 1)
+        raise TypeError(f"`read_regions` has no argument {key!r}. " + (f"Did you mean {near[0]!r}?" if near else f"It has {', '.join(words)}."))
+
 # %% ../../nbs/01_etl/11_building.ipynb #read-regions
 def read_regions(
     regions:pd.DataFrame|str|os.PathLike, # BED, narrowPeak or broadPeak file, or a frame with `chrom`, `start`, `end` (0-based, half-open)
@@ -369,15 +386,17 @@ def read_regions(
     client:Any=None,                      # `dask.distributed.Client` whose workers fill the store; None: this process
     overwrite:bool=False,                 # Replace a store of that name
     progress:bool=False,                  # Show a bar
+    **wrong,                              # Nothing: for a misspelt word the error names the right one
 ) -> xr.Dataset:                          # A row per region in their order; opened from disk if `out` is given
     "Read sequences and tracks over regions. Raises `ValueError` naming file and region that do not fit; `FileExistsError`."
-    if client is not None and out is None: raise ValueError("A client fills a store; pass `out=` too, or leave `client` out.")
-    if out is not None: _check_replaceable(out, overwrite)
-    if isinstance(max_jitter, bool) or not isinstance(max_jitter, (int, np.integer)) or max_jitter < 0: raise ValueError(f"`max_jitter` is {max_jitter!r}; expected a number of bases, 0 or more.")
     readers, target_cols = _check_readers(readers), [target_cols] if isinstance(target_cols, str) else list(target_cols)
+    _check_how(wrong, [type(r) for r in readers])
+    if client is not None and out is None: raise ValueError("A client fills a store; pass `out=` too, or leave `client` out.")
+    if out is not None: _check_replaceable(out := as_path(out, "out", "the path of the store to write, as text"), overwrite)
+    if isinstance(max_jitter, bool) or not isinstance(max_jitter, (int, np.integer)) or max_jitter < 0: raise ValueError(f"`max_jitter` is {max_jitter!r}; expected a number of bases, 0 or more.")
     plan = _prepare(regions, readers, length, int(max_jitter), center, edges, strand, id_col, target_cols, missing)
     if out is None: return _in_memory(plan[0], readers, plan[1], progress)
-    _in_store(plan[0], readers, plan[1], Path(out), client, overwrite, progress)
+    _in_store(plan[0], readers, plan[1], out, client, overwrite, progress)
     del plan # what was held for writing goes before the store is opened
     return open_zarr(out)
 
@@ -390,6 +409,7 @@ def read_genome(
     **how,                                 # Of `read_regions`: length, max_jitter, edges, ...
 ) -> xr.Dataset:                           # The letters of each region
     "Read sequences over regions. Raises as `read_regions` does."
+    _check_how(how, [GenomeFASTA], options=True)
     return read_regions(regions, GenomeFASTA(fasta, **(options or {})), out, **how)
 
 # %% ../../nbs/01_etl/11_building.ipynb #read-bigwig
@@ -402,6 +422,7 @@ def read_bigwig(
     **how,                                 # Of `read_regions`: length, max_jitter, edges, ...
 ) -> xr.Dataset:                           # The signal over each region, and its letters
     "Read the signal of BigWig files over regions. Raises as `read_regions` does."
+    _check_how(how, [BigWig], options=True)
     return read_regions(regions, _with_genome(fasta, BigWig(paths, **(options or {}))), out, **how)
 
 # %% ../../nbs/01_etl/11_building.ipynb #read-bam
@@ -414,6 +435,7 @@ def read_bam(
     **how,                                 # Of `read_regions`: length, max_jitter, edges, ...
 ) -> xr.Dataset:                           # Counts of reads over each region, and its letters
     "Count the reads of BAM files over regions. Raises as `read_regions` does."
+    _check_how(how, [BAM], options=True)
     return read_regions(regions, _with_genome(fasta, BAM(paths, **(options or {}))), out, **how)
 
 # %% ../../nbs/01_etl/11_building.ipynb #with-genome

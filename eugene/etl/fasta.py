@@ -24,7 +24,7 @@ import pandas as pd
 import xarray as xr
 from numba import njit
 
-from ..core import atomic_path, choose, log, need, sha256
+from ..core import as_path, as_paths, atomic_path, choose, log, need, sha256
 from .sequences import DNA, Alphabet, _masks, _partner_table, get_alphabet
 from .regions import match_contigs
 from .seqdata import Layout, Windows, _check_lengths, check_dataset, make_dataset, unpad
@@ -40,8 +40,7 @@ def _packing(
     path:Path, # File
 ) -> str:      # "gzip", or empty if it is not packed
     "How a file is packed. Raises `FileNotFoundError`, or `ValueError` for a file that cannot be unpacked here or is cut off."
-    if not path.is_file(): raise FileNotFoundError(f"There is no file {path}. Check the name, and the folder you are in.")
-    with open(path, "rb") as f:
+    with open(as_path(path, is_file=True), "rb") as f:
         head = f.read(18)
         f.seek(max(path.stat().st_size - len(BGZF_END), 0))
         tail = f.read()
@@ -244,8 +243,7 @@ def read_fasta(
     **pad,                      # With `length`: `side`, `truncate` of `pad_seqs`
 ) -> xr.Dataset:                # Dataset; the rest of a header is the variable `description`
     "Read FASTA files, a row a record. Raises `FileNotFoundError`, or `ValueError` naming file, record and line."
-    paths, alphabet = [Path(p) for p in ([paths] if isinstance(paths, (str, os.PathLike)) else paths)], get_alphabet(alphabet)
-    if not paths: raise ValueError("`paths` is empty; expected at least one file.")
+    paths, alphabet = as_paths(paths, wanted="the path of a FASTA file, as text, or several"), get_alphabet(alphabet)
     if coordinates and "truncate" in pad: raise ValueError("`coordinates=True` with `truncate`: a sequence that was cut is no longer at its place. Leave one of them out.")
     found, say, files = _read_records(paths)
     _check_bases(found, alphabet, say)
@@ -280,6 +278,7 @@ def write_fasta(
     overwrite:bool=False,      # Replace a file of that name
 ) -> Path:                     # The same path
     "Write sequences as FASTA. Raises `FileExistsError`, or `ValueError` for a name that a FASTA file cannot hold."
+    path = as_path(path, "path", "the path of the file to write, as text")
     ds = check_dataset(seqs) if isinstance(seqs, xr.Dataset) else make_dataset(seqs, length="pad")
     if width is not None and width < 1: raise ValueError(f"`width` is {width}; expected at least one letter a line, or None.")
     names = [str(v) for v in (ds["id"].values if ids is None else ids)]
@@ -288,8 +287,8 @@ def write_fasta(
     lines = [s if width is None else "\n".join(s[i:i + width] for i in range(0, len(s), width)) for s in unpad(ds)]
     raw = "".join(f">{head}\n{s}\n" for head, s in zip(_headers(names, notes), lines)).encode()
     with atomic_path(path, overwrite) as tmp:
-        tmp.write_bytes(gzip.compress(raw, mtime=0) if str(path).endswith(".gz") else raw)
-    return Path(path)
+        tmp.write_bytes(gzip.compress(raw, mtime=0) if path.suffix == ".gz" else raw)
+    return path
 
 # %% ../../nbs/01_etl/09_fasta.ipynb #cache-path
 def _cache_path(
@@ -483,7 +482,7 @@ class GenomeFASTA:
         alphabet:Alphabet|str=DNA,  # What the genome is written in
         cache:str|os.PathLike|None=None, # Folder for an unpacked copy; None: EUGENE_CACHE, or the user's cache folder
     ):
-        self.path, self.name, self.alphabet, self.cache = Path(path), name, get_alphabet(alphabet), cache
+        self.path, self.name, self.alphabet, self.cache = as_path(path, "path", "the path of a FASTA file, as text"), name, get_alphabet(alphabet), cache
         plain = _plain_file(self.path, cache)
         if not plain.stat().st_size: _no_header(b"", self.path.name) # an empty file cannot be mapped
         self._data = np.asarray(np.memmap(plain, np.uint8, "r"))

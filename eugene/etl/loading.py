@@ -24,7 +24,7 @@ from torch.utils.data import Dataset, Sampler
 
 from ..core import atomic_path, choose, derive_seed, hash_arrays, log, progress_bar
 from .augmentation import Compose, RawBatch, centre, raw_batch
-from .seqdata import check_dataset, get_split
+from .seqdata import SPLITS, check_dataset, get_split
 from .sequences import DNA, UNKNOWN, Alphabet, from_bytes, get_alphabet, ohe
 
 # %% ../../nbs/01_etl/18_loading.ipynb #batch
@@ -502,8 +502,19 @@ def _split_rows(
 ) -> np.ndarray:    # Rows, ascending
     "Rows of one side of a split. Raises `ValueError` as `get_split` does."
     if split is None: return np.arange(ds.sizes["sequence"])
+    choose(split, SPLITS, "side, `split`:")
     get_split(ds[[v for v in ("split",) if v in ds]], split)
     return np.flatnonzero(ds["split"].values.astype(str) == split)
+
+# %% ../../nbs/01_etl/18_loading.ipynb #batch-size
+def _batch_size(
+    value:Any, # What was asked for
+) -> int:      # Rows of a batch
+    "The size of a batch. Raises `TypeError` or `ValueError` unless it is a whole number from 1."
+    if isinstance(value, str) and value in SPLITS: raise TypeError(f"`batch_size` is {value!r}; expected a whole number. For one side of the split say `split={value!r}`.")
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)): raise TypeError(f"`batch_size` is {value!r}; expected a whole number, such as 128.")
+    if value < 1: raise ValueError(f"`batch_size` is {value}; a batch holds at least 1 sequence.")
+    return int(value)
 
 # %% ../../nbs/01_etl/18_loading.ipynb #loader
 def loader(
@@ -524,9 +535,9 @@ def loader(
     shard:Any="auto",     # Share of this process, (which, of how many); `auto`: ask torch.distributed
 ) -> Loader:              # Yields `Batch`
     "Batches of a Dataset, encoded as they are asked for. Raises `ValueError` if there is no row or batch to load or, under `error`, an unknown letter."
-    if batch_size < 1: raise ValueError(f"`batch_size` is {batch_size}; a batch holds at least 1 sequence.")
+    ds, batch_size = check_dataset(ds, seq=False), _batch_size(batch_size)
     if buffer <= 0: raise ValueError(f"`buffer` is {buffer} MB; expected more than 0.")
-    keep = partial(Rows, check_dataset(ds, seq=False), variables=variables, unknown="uniform" if unknown == "uniform" else "zero", weights=weights, slab_bytes=min(2**20, int(buffer * 2**16)))
+    keep = partial(Rows, ds, variables=variables, unknown="uniform" if unknown == "uniform" else "zero", weights=weights, slab_bytes=min(2**20, int(buffer * 2**16)))
     rows = _usable(ds, keep(rows=_split_rows(ds, split), in_memory=False), unknown)
     if not len(rows): raise ValueError("The Dataset has no rows to load; nothing could be learned or scored from it.")
     if drop_last and len(rows) < batch_size:

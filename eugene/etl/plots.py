@@ -7,7 +7,8 @@ __all__ = ['COLOURS', 'plot_lengths', 'plot_gc', 'plot_targets', 'target_correla
            'plot_kmers', 'composition', 'plot_composition', 'plot_coverage']
 
 # %% ../../nbs/01_etl/24_plots.ipynb #imports
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any
 
@@ -31,6 +32,13 @@ def _some_rows(
     starts = np.linspace(0, total - size, n // size).astype(int)
     return ds.isel(sequence=np.unique((starts[:, None] + np.arange(size)).ravel()))
 
+# %% ../../nbs/01_etl/24_plots.ipynb #natural
+def _natural(
+    word:str, # A word, `chr10`
+) -> list:    # What to sort by
+    "A word as text and whole numbers in turn, so that `chr2` comes before `chr10`"
+    return [(int(w), "") if w.isdecimal() else (-1, w) for w in re.split(r"(\d+)", word) if w] + [(-2, word)]
+
 # %% ../../nbs/01_etl/24_plots.ipynb #groups
 def _groups(
     ds:xr.Dataset,  # Dataset
@@ -41,11 +49,22 @@ def _groups(
     own = [str(v) for v in ds.variables if ds[v].dims == ("sequence",)]
     if by not in own: raise ValueError(f"There is no `{by}` to compare by; there are {', '.join(map(repr, own))}.")
     words = ds[by].values.astype(str)
-    order = [s for s in SPLITS if s in words] if by == "split" else sorted(set(words))
+    order = [s for s in SPLITS if s in words] if by == "split" else sorted(set(words), key=_natural)
     return {w: np.flatnonzero(words == w) for w in order}
 
 # %% ../../nbs/01_etl/24_plots.ipynb #colours
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000") # Okabe and Ito 2008, for colour-blind readers
+
+# %% ../../nbs/01_etl/24_plots.ipynb #styles
+_MOST_GROUPS = 24 # Eight colours in three kinds of line
+
+def _styles(
+    groups:Mapping[str, Any], # Group to anything
+) -> Iterator[dict]:          # Colour and kind of line of each, in order
+    "What each group is drawn with. Raises `ValueError` for more groups than can be told apart."
+    if len(groups) > _MOST_GROUPS:
+        raise ValueError(f"There are {len(groups):,} groups ({', '.join(map(repr, list(groups)[:3]))}, ...); at most {_MOST_GROUPS} can be told apart in one figure. Compare by a column of fewer words, or pass by=None.")
+    return ({"color": COLOURS[i % 8]} | ({"linestyle": ("-", "--", ":")[i // 8]} if i > 7 else {}) for i in range(len(groups)))
 
 # %% ../../nbs/01_etl/24_plots.ipynb #densities
 def _densities(
@@ -55,16 +74,17 @@ def _densities(
     bins:Any,                         # Number of bins, or their edges
     **kw,                             # To `Axes.stairs`
 ) -> Any:                             # The axis
-    "Draw the distribution of each group as a step line with the number of sequences in the legend"
+    "Draw the distribution of each group as a step line with the number of sequences in the legend. Raises `ValueError` for more than 24 groups."
     import matplotlib.pyplot as plt
+    styles = _styles(groups)
     ax = plt.gca() if ax is None else ax
     known = values[np.isfinite(values)]
     if not len(known): raise ValueError("There is no number to draw: all values are missing.")
     edges = np.histogram_bin_edges(known, bins)
-    for (name, rows), colour in zip(groups.items(), COLOURS):
+    for (name, rows), style in zip(groups.items(), styles):
         part = values[rows][np.isfinite(values[rows])]
         heights = np.histogram(part, edges, density=True)[0] if len(part) else np.zeros(len(edges) - 1)
-        ax.stairs(heights, edges, **({"color": colour, "label": f"{name} (n = {len(part):,})", "linewidth": 1.6} | kw))
+        ax.stairs(heights, edges, **(style | {"label": f"{name} (n = {len(part):,})", "linewidth": 1.6} | kw))
     ax.set(ylabel="density", ylim=(0, None))
     ax.legend(frameon=False, fontsize="small", loc="lower center", bbox_to_anchor=(.5, 1), ncols=3, columnspacing=1, handlelength=1.2)
     return ax
@@ -162,13 +182,14 @@ def plot_kmers(
     ax:Any=None,         # Axis to draw on; None: the current one
     **kw,                # To `Axes.plot`
 ) -> Any:                # The axis
-    "Share of every k-mer in each group, most frequent of the first group first"
+    "Share of every k-mer in each group, most frequent of the first group first. Raises `ValueError` for more than 24 groups."
     import matplotlib.pyplot as plt
+    styles = _styles(_groups(_some_rows(check_dataset(ds), n), by))
     ax = plt.gca() if ax is None else ax
     table = kmer_spectrum(ds, k, by, n)
     table = table.sort_values(table.columns[0], ascending=False, kind="stable")
-    for (name, col), colour, width in zip(table.items(), COLOURS, np.linspace(2.2, 1, len(table.columns))):
-        ax.plot(np.arange(1, len(table) + 1), 100 * col.to_numpy(), **({"color": colour, "linewidth": width, "label": str(name)} | kw))
+    for (name, col), style, width in zip(table.items(), styles, np.linspace(2.2, 1, len(table.columns))):
+        ax.plot(np.arange(1, len(table) + 1), 100 * col.to_numpy(), **(style | {"linewidth": width, "label": str(name)} | kw))
     ax.axhline(100 / len(table), color="grey", linewidth=.8, linestyle=":", label="all alike")
     top = "  ".join(table.index[:label])
     ax.set(xlabel=f"{k}-mer, by share in {table.columns[0]}" + (f"\nfirst: {top}" if label else ""), ylabel="share of words (%)", ylim=(0, None))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..core import atomic_path, choose, log
+from ..core import as_path, atomic_path, choose, log
 
 # %% ../../nbs/01_etl/05_regions.ipynb #kinds
 BED = ("chrom", "start", "end", "name", "score", "strand", "thick_start", "thick_end", "rgb", "block_count", "block_sizes", "block_starts")
@@ -114,8 +114,7 @@ def match_contigs(
 # %% ../../nbs/01_etl/05_regions.ipynb #unpacked
 def _unpacked(path):
     "The bytes of a text file, plain or gzip, in UTF-8. Raises `FileNotFoundError`, or `ValueError` if it is cut off or no text."
-    path = Path(path)
-    if path.is_dir() or not path.exists(): raise FileNotFoundError(f"There is no file {path}{', it is a folder' if path.is_dir() else ''}. Check the name, and the folder you are in.")
+    path = as_path(path, is_file=True)
     raw = path.read_bytes()
     try:
         if raw[:2] == b"\x1f\x8b":
@@ -143,13 +142,14 @@ def read_chrom_sizes(
     "Lengths of the chromosomes. Raises `ValueError` naming the line or the chromosome that is wrong."
     if isinstance(source, (Mapping, pd.Series)): rows = [(f"`chrom_sizes`, {name!r}", [name, size]) for name, size in source.items()]
     else:
+        source = as_path(source, "chrom_sizes", "the path of a chrom.sizes or .fai file, as text, or a mapping from name to length, such as GenomeFASTA(path).contigs()")
         index = Path(f"{source}.fai")
         path = index if index.exists() else source
         rows = [(f"{path}, line {n}", line.split()) for n, line in enumerate(_text_lines(path), 1) if line.strip() and line[0] != "#"]
     if not rows: raise ValueError(f"{source} names no chromosome; expected a name and a length in bp in each line.")
     sizes = {}
     for place, (name, *rest) in rows:
-        if str(name).startswith(">"): raise ValueError(f"{place}: this is a FASTA file. Index it (samtools faidx) and pass it again, or pass the .fai file.")
+        if str(name).startswith(">"): raise ValueError(f"{place}: this is a FASTA file. Pass its .fai file (of samtools faidx), or `GenomeFASTA(path).contigs()`.")
         if not rest or not re.fullmatch("0*[1-9][0-9]*", str(rest[0])): raise ValueError(f"{place}: expected a name and a length in bp, found {' '.join(map(str, (name, *rest)))!r}.")
         if name in sizes: raise ValueError(f"{place}: {name} was listed before.")
         sizes[name] = int(rest[0])
@@ -227,6 +227,7 @@ def read_bed(
     names:Sequence[str]|None=None, # Names of the columns beyond the kind's own; None: of the header, or `column_7`, ...
 ) -> pd.DataFrame:                 # A row per region, in the order of the file; `summit` is a position on the chromosome or missing
     "Read regions from a file. Raises `ValueError` naming file and line of the first one that is wrong."
+    path = as_path(path, "path", "the path of a BED or peak file, as text")
     lines = _text_lines(path)
     kept = [n for n, line in enumerate(lines) if line.strip() and not line.startswith(("#", "track ", "track\t", "browser ", "browser\t"))]
     if not kept: raise ValueError(f"{path} holds no region; expected lines of chrom, start and end.")
@@ -256,6 +257,7 @@ def _columns(kind, header, count, names, path):
 def _finish(table, place):
     "A table of text as checked regions"
     out = _checked(table.assign(**{c: _typed(c, table, place) for c in table if c not in ("start", "end")}), place)
+    out = out.assign(**{c: out[c].mask(out[c] == -1) for c in ("p_value", "q_value") if c in out})
     if "block_starts" in out: _blocks(out, place)
     if "peak" not in out: return out
     offset, length = out["peak"], out["end"] - out["start"]
@@ -266,11 +268,11 @@ def _finish(table, place):
 
 # %% ../../nbs/01_etl/05_regions.ipynb #cells
 def _cells(regions, column):
-    "A column as text for a BED file; what is missing becomes a dot, or nothing in a column beyond the format"
-    blank = {"score": "0"}.get(column, "." if column in {*BED, *PEAK} else "")
+    "A column as text for a BED file; what is missing becomes a dot, -1 for p and q, or nothing in a column beyond the format"
+    blank = {"score": "0", "p_value": "-1", "q_value": "-1"}.get(column, "." if column in {*BED, *PEAK} else "")
     if column not in regions: return [blank] * len(regions)
     values = regions[column]
-    return values.astype(object).where(values.notna(), "." if blank else "").astype(str).tolist()
+    return values.astype(object).where(values.notna(), "." if blank == "0" else blank).astype(str).tolist()
 
 # %% ../../nbs/01_etl/05_regions.ipynb #write-bed
 def write_bed(
@@ -279,15 +281,15 @@ def write_bed(
     overwrite:bool=False,   # Replace a file of that name
 ) -> Path:                  # Where it is
     "Write regions as BED or peaks. Raises `FileExistsError`, or `ValueError` naming the first region whose text would break the lines."
-    table = check_regions(regions)
+    table, path = check_regions(regions), as_path(path, "path", "the path of the file to write, as text")
     if {"summit", "signal", "p_value", "q_value"} <= set(table): table = table.assign(peak=(table["summit"] - table["start"]).fillna(-1)).drop(columns="summit")
     own = max((c for c in KINDS.values() if all(name in table for name in c[6:] or c[-1:])), key=len)
     columns = [*own, *(c for c in table if c not in own)]
     rows = list(map("\t".join, zip(*(_cells(table, c) for c in columns))))
     _stop([row.count("\t") >= len(columns) or "\n" in row or "\r" in row for row in rows], table, lambda row: f"Region {row + 1} of `regions`", "its text has a tab or a line end in it.")
     text = "".join(f"{row}\n" for row in (["#" + "\t".join(columns)] if len(columns) > len(own) else []) + rows).encode()
-    with atomic_path(path, overwrite) as new: new.write_bytes(gzip.compress(text, mtime=0) if Path(path).suffix == ".gz" else text)
-    return Path(path)
+    with atomic_path(path, overwrite) as new: new.write_bytes(gzip.compress(text, mtime=0) if path.suffix == ".gz" else text)
+    return path
 
 # %% ../../nbs/01_etl/05_regions.ipynb #natural
 def _natural(name):
@@ -506,6 +508,19 @@ def _labelled(peaks, by):
     _stop(codes < 0, peaks, lambda row: f"Region {row + 1} of `peaks`", f"has no {by} to be its label.")
     return peaks, codes, list(labels)
 
+# %% ../../nbs/01_etl/05_regions.ipynb #check-shared
+def _check_shared(bins, peaks, codes, labels):
+    "Raise `ValueError` if no bin is on a chromosome that has peaks; log labels without such peaks"
+    known = {*map(_plain, bins["chrom"].unique())}
+    shared = np.array([_plain(c) in known for c in peaks["chrom"]], bool)
+    if not len(bins) or not len(peaks): return
+    listed = lambda frame: ", ".join(frame["chrom"].unique()[:3]) + (", ..." if frame["chrom"].nunique() > 3 else "")
+    if not shared.any():
+        raise ValueError(f"`bins` and `peaks` share no chromosome, so that no bin could be positive: the bins are on {listed(bins)}, the peaks on {listed(peaks)}. "
+                         "Are they of the same genome? Rename the chromosomes of one of them (the prefix chr may differ).")
+    lost = [str(label) for i, label in enumerate(labels or ()) if (codes == i).any() and not shared[codes == i].any()]
+    if lost: log.warning("%d of %d labels have no peak on a chromosome of the bins, which are on %s: %s%s", len(lost), len(labels), listed(bins), ", ".join(lost[:3]), ", ..." if len(lost) > 3 else "")
+
 # %% ../../nbs/01_etl/05_regions.ipynb #label-overlaps
 def label_overlaps(
     bins:pd.DataFrame,        # Regions to label
@@ -513,9 +528,10 @@ def label_overlaps(
     min_overlap:int|float=1,  # With a single peak: bp (int), or a fraction of the bin (float)
     by:str|None=None,         # Column of `peaks` whose values are the labels; None: one label
 ) -> np.ndarray|pd.DataFrame: # 0 or 1 as uint8: `(N,)` for one label, else a table `(N, labels)`, labels in the order they come
-    "Label bins by overlap with peaks. Raises `ValueError` naming a region that is wrong or has no label."
+    "Label bins by overlap with peaks. Raises `ValueError` naming a region that is wrong or has no label, or if they share no chromosome."
     bins = check_regions(bins, name="bins", outside=True)
     peaks, codes, labels = _labelled(peaks, by)
+    _check_shared(bins, peaks, codes, labels)
     i, j, bp = _pairs(bins, peaks)
     enough = _enough(min_overlap, bp, (bins["end"] - bins["start"]).to_numpy()[i])
     out = np.zeros((len(bins), 1 if labels is None else len(labels)), np.uint8)

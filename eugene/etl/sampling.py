@@ -6,7 +6,9 @@
 __all__ = ['random_regions', 'gc_matched', 'shuffled_negatives']
 
 # %% ../../nbs/01_etl/12_sampling.ipynb #imports
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,14 @@ from .shuffling import k_shuffle, kmer_counts
 from .regions import check_regions, match_contigs, merge, read_chrom_sizes, subtract
 from .seqdata import Windows, check_dataset, concat, make_dataset, track_vars, unpad
 from .fasta import GenomeFASTA
+
+# %% ../../nbs/01_etl/12_sampling.ipynb #genome-of
+def _genome(
+    genome:Any, # A genome, the path of its FASTA file, or anything else
+) -> Any:       # The genome; anything else as it is
+    "Open a genome that came as a path; a table of lengths is left alone"
+    ending = Path(str(genome).lower().removesuffix(".gz").removesuffix(".bgz")).suffix
+    return GenomeFASTA(genome) if isinstance(genome, (str, os.PathLike)) and ending in (".fa", ".fasta", ".fna") else genome
 
 # %% ../../nbs/01_etl/12_sampling.ipynb #contigs
 def _contigs(
@@ -122,14 +132,15 @@ def _composition(
 def random_regions(
     n:int,                      # Number of regions
     width:int,                  # Width of each, bp
-    genome:GenomeFASTA|Mapping|str, # A genome, lengths of chromosomes, or a chrom.sizes file
+    genome:GenomeFASTA|Mapping|str, # A genome or its FASTA file, lengths of chromosomes, or a chrom.sizes file
     exclude:pd.DataFrame|None=None, # Regions to stay away from: peaks, a blacklist
     apart:bool=False,           # No two of them may overlap; False: they only differ
     unknown:str="zero",         # Regions with letters other than A, C, G, T: zero (they may come), skip (needs a genome)
     seed:int|np.random.Generator|None=None, # Seed or generator
 ) -> pd.DataFrame:              # Columns chrom, start, end, in random order
     "Draw regions evenly from all that are allowed. Raises `ValueError` if there is no room for `n`."
-    gen, sizes = rng(seed), _contigs(genome)
+    gen, genome = rng(seed), _genome(genome)
+    sizes = _contigs(genome)
     if n < 1 or width < 1: raise ValueError(f"`n` is {n} and `width` {width}; expected at least 1 region of at least 1 bp.")
     if choose(unknown, ("zero", "skip"), "policy for unknown letters here, `unknown`:") == "skip" and not hasattr(genome, "read"):
         raise ValueError("`unknown=\"skip\"` has to see the letters; pass a GenomeFASTA instead of the lengths of chromosomes.")
@@ -230,7 +241,7 @@ def _left_over(
 # %% ../../nbs/01_etl/12_sampling.ipynb #gc-matched
 def gc_matched(
     regions:pd.DataFrame,       # Regions to be matched, columns chrom, start, end: the positives
-    genome:GenomeFASTA,         # Genome to draw from
+    genome:GenomeFASTA|str|os.PathLike, # Genome to draw from, or its FASTA file
     n_per:int=1,                # Negatives for each region
     exclude:pd.DataFrame|None=None, # More to stay away from, besides `regions`
     tolerance:float=.02,        # Largest difference in GC content (Ghandi et al. 2016)
@@ -239,7 +250,9 @@ def gc_matched(
     seed:int|np.random.Generator|None=None, # Seed or generator
 ) -> pd.DataFrame:              # Columns chrom, start, end, gc, and `match`, the row of `regions` each belongs to; in that order
     "Regions of the same widths and GC contents that overlap neither `regions` nor each other. Raises `ValueError` if some are not found."
-    gen, sizes = rng(seed), genome.contigs()
+    gen, genome = rng(seed), _genome(genome)
+    if not hasattr(genome, "read"): raise TypeError(f"`genome` is {f'the file {genome}' if isinstance(genome, (str, os.PathLike)) else f'of type {type(genome).__name__}'}; its letters are needed: pass GenomeFASTA(\"genome.fa\"), or the path of a FASTA file (.fa, .fasta, .fna, also with .gz).")
+    sizes = genome.contigs()
     choose(unmatched, ("error", "drop"), "policy `unmatched`")
     if n_per < 1 or not 0 < tolerance <= 1: raise ValueError(f"`n_per` is {n_per} and `tolerance` {tolerance}; expected at least 1, and more than 0.")
     if not len(regions): raise ValueError("`regions` is empty; expected at least one region to match.")
@@ -271,6 +284,15 @@ def _shuffled_copy(
     for row, (a, n, s) in enumerate(zip(first, sizes, k_shuffle(unpad(ds), k, gen))): out[row, a:a + n] = np.frombuffer(s.encode(), np.uint8)
     return out
 
+# %% ../../nbs/01_etl/12_sampling.ipynb #unplaced
+def _unplaced(
+    ds:xr.Dataset, # Dataset
+) -> xr.Dataset:   # The same; what says where a row is has `original_` before its name
+    "A Dataset whose rows claim no place in a genome"
+    if "chrom" not in ds: return ds
+    place = [v for v in map(str, ds.variables) if ds[v].dims == ("sequence",) and (v in ("chrom", "start", "end", "strand", "summit") or v.startswith("region_"))]
+    return ds.rename({v: f"original_{v}" for v in place})
+
 # %% ../../nbs/01_etl/12_sampling.ipynb #shuffled-negatives
 def shuffled_negatives(
     seqs:Any,                   # Dataset of positives; or text, or bytes `(N, L)`
@@ -279,10 +301,10 @@ def shuffled_negatives(
     target_name:str="bound",    # Name of the target: 1 for what came, 0 for what was shuffled
     seed:int|np.random.Generator|None=None, # Seed or generator
 ) -> xr.Dataset:                # The positives, then the negatives; `original` names what each was made from
-    "A data set of sequences and their shuffled copies. Targets and tracks of the positives are left out. Raises `ValueError` for `n_per` below 1."
+    "A data set of sequences and their shuffled copies. Targets and tracks of the positives are left out, places are called `original_chrom`, ... Raises `ValueError` for `n_per` below 1."
     if n_per < 1: raise ValueError(f"`n_per` is {n_per}; expected at least 1.")
     ds, gen = check_dataset(seqs) if isinstance(seqs, xr.Dataset) else make_dataset(seqs), rng(seed)
-    plain = ds.drop_vars([*track_vars(ds), *[v for v in ds.variables if "target" in ds[v].dims]]).drop_attrs(deep=False).assign_attrs({a: ds.attrs[a] for a in ("alphabet", "side", "eugene") if a in ds.attrs})
+    plain = _unplaced(ds).drop_vars([*track_vars(ds), *[v for v in ds.variables if "target" in ds[v].dims]]).drop_attrs(deep=False).assign_attrs({a: ds.attrs[a] for a in ("alphabet", "side", "eugene") if a in ds.attrs})
     label = lambda part, y: part.assign(original=("sequence", ds["id"].values.astype(object)), targets=(("sequence", "target"), np.full((len(ds["id"]), 1), y, np.float32))).assign_coords(target=np.array([target_name], object))
     parts = [label(plain, 1)]
     for i in range(n_per):

@@ -21,7 +21,7 @@ from zarr.codecs import ZstdCodec
 from zarr.storage import LocalStore
 
 from .. import __version__
-from ..core import atomic_path, choose, progress_bar
+from ..core import as_path, atomic_path, choose, progress_bar
 from .sequences import DNA, Alphabet, from_bytes, get_alphabet, pad_seqs, to_bytes
 
 # %% ../../nbs/01_etl/07_seqdata.ipynb #splits
@@ -63,7 +63,7 @@ def check_dataset(
     seq:bool=True, # Sequences have to be there; False: tracks alone will do
 ) -> xr.Dataset:   # The same Dataset
     "Check names, axes and types. Raises `TypeError` or `ValueError` naming the first that is wrong."
-    if not isinstance(ds, xr.Dataset): raise TypeError(f"Expected an xarray.Dataset, got {type(ds).__name__}.")
+    if not isinstance(ds, xr.Dataset): raise TypeError(f"Expected an xarray.Dataset, got {type(ds).__name__}." + (f" If {ds} is a store, open it with `open_zarr` first." if isinstance(ds, (str, os.PathLike)) else ""))
     if seq or "seq" in ds or not track_vars(ds): _check_axes(ds, "seq", ("sequence", "position"), "uint8")
     _check_axes(ds, "id", ("sequence",), "")
     if "targets" in ds:
@@ -85,7 +85,7 @@ def _check_names(
 ) -> None:
     "Raise `ValueError` naming the first name that cannot be a variable, or comes twice"
     for i, name in enumerate(names):
-        if name in RESERVED: raise ValueError(f"{where} has a column `{name}`, which has a meaning of its own in a Dataset. Rename the column.")
+        if name in RESERVED: raise ValueError(f"{where} has a column `{name}`, which has a meaning of its own in a Dataset. Rename the column, in a data frame by `df.rename(columns={{\"{name}\": \"{name}_1\"}})`.")
         if not isinstance(name, str) or not name or "/" in name or name[0] in "._":
             raise ValueError(f"{where} has a column {name!r}; a name must be a text without `/` that starts with neither `.` nor `_`. Rename the column.")
         if name in names[:i]: raise ValueError(f"{where} has two columns `{name}`. Rename one of them.")
@@ -301,6 +301,42 @@ def to_numpy(
     targets = ds["targets"].values if "targets" in ds else np.empty((ds.sizes["sequence"], 0), np.float32)
     return Arrays(ds["seq"].values, targets, ds["id"].values.astype(object))
 
+# %% ../../nbs/01_etl/07_seqdata.ipynb #totals
+_TOTALS = ("mapped_reads", "files", "sha256") # Attributes of a variable that say what was read, not what its numbers mean
+
+# %% ../../nbs/01_etl/07_seqdata.ipynb #plain-attr
+def _plain_attr(
+    v:Any,  # Value of an attribute
+) -> Any:   # The same in lists, dicts, numbers and text
+    "An attribute as it comes back from a store"
+    if isinstance(v, Mapping): return {str(k): _plain_attr(x) for k, x in v.items()}
+    if isinstance(v, (list, tuple)): return [_plain_attr(x) for x in v]
+    return v.tolist() if isinstance(v, (np.ndarray, np.generic)) else str(v) if isinstance(v, Path) else v
+
+# %% ../../nbs/01_etl/07_seqdata.ipynb #differing
+def _differing(
+    attrs:Sequence[Mapping[str, Any]], # Attributes of each
+) -> list[str]:                        # Names, in the order in which they come
+    "Attributes that are not the same in all; one that is missing somewhere differs"
+    said = [{k: repr(_plain_attr(v)) for k, v in a.items()} for a in attrs]
+    return [k for k in dict.fromkeys(k for a in attrs for k in a) if len({a.get(k) for a in said}) > 1]
+
+# %% ../../nbs/01_etl/07_seqdata.ipynb #same-meaning
+def _same_meaning(
+    datasets:Sequence[xr.Dataset], # Datasets
+    name:str,                      # Variable that all have
+) -> None:
+    "Raise `ValueError` naming the first attribute or axis of a variable that differs"
+    for i, ds in enumerate(datasets[1:], 2):
+        one, two = datasets[0][name], ds[name]
+        for k in _differing([one.attrs, two.attrs]):
+            if k not in _TOTALS: raise ValueError(f"`{name}` of Dataset {i} has {k} {two.attrs.get(k, 'missing')}, of Dataset 1 {one.attrs.get(k, 'missing')}; its numbers do not mean the same. "
+                                                  f"Read both in one way, or leave the variable out with `drop_vars({name!r})`.")
+        for c in [d for d in one.dims if d in one.coords and d != "sequence"]:
+            if c not in two.coords or two[c].values.tolist() != one[c].values.tolist():
+                raise ValueError(f"`{name}` of Dataset {i} has {c} {two[c].values.tolist() if c in two.coords else 'missing'}, of Dataset 1 {one[c].values.tolist()}.")
+        if (one.dims, one.shape[1:]) != (two.dims, two.shape[1:]): raise ValueError(f"`{name}` of Dataset {i} has axes {dict(two.sizes)}, of Dataset 1 {dict(one.sizes)}; all but the first must agree.")
+
 # %% ../../nbs/01_etl/07_seqdata.ipynb #same-parts
 def _same_parts(
     datasets:Sequence[xr.Dataset], # Datasets
@@ -310,16 +346,30 @@ def _same_parts(
     first = datasets[0]
     for i, ds in enumerate(datasets):
         for what, a, b in (("alphabet", first.attrs.get("alphabet"), ds.attrs.get("alphabet")), ("length, bp", first.sizes.get("position"), ds.sizes.get("position")),
-                           ("side of the padding", first.attrs.get("side", "right"), ds.attrs.get("side", "right")), ("target_transform", first.attrs.get("target_transform"), ds.attrs.get("target_transform"))):
+                           ("side of the padding", first.attrs.get("side", "right"), ds.attrs.get("side", "right")), ("flanks, `max_jitter`,", int(first.attrs.get("max_jitter", 0)), int(ds.attrs.get("max_jitter", 0))), ("target_transform", first.attrs.get("target_transform"), ds.attrs.get("target_transform"))):
             if a != b: raise ValueError(f"Dataset {i + 1} has {what} {b}, Dataset 1 has {a}. Bring them to the same first.")
         odd = sorted(({str(v) for v in ds.data_vars} ^ {str(v) for v in first.data_vars}) - {"targets"})
         if odd and not shared: raise ValueError(f"Dataset {i + 1} and Dataset 1 do not have the same variables: {', '.join(odd)} in one only. Pass `shared=True` to keep what all have.")
     names = [str(v) for v in first.data_vars if v != "targets" and all(v in ds for ds in datasets)]
-    for name in names:
-        for i, ds in enumerate(datasets):
-            for c in [d for d in first[name].dims if d in first.coords and d != "sequence"]:
-                if ds[c].values.tolist() != first[c].values.tolist(): raise ValueError(f"`{name}` of Dataset {i + 1} has {c} {ds[c].values.tolist()}, of Dataset 1 {first[c].values.tolist()}.")
+    for name in names: _same_meaning(datasets, name)
     return names
+
+# %% ../../nbs/01_etl/07_seqdata.ipynb #sources
+def _sources(
+    datasets:Sequence[xr.Dataset], # Datasets
+    names:Sequence[str]|None,      # A word for each
+    variables:Sequence[str],       # Variables of the result
+) -> list[dict]:                   # An entry a Dataset; empty if they differ in nothing
+    "What is true of some rows only: attributes that differ, totals of variables, for the attribute `sources`"
+    own, totals = _differing([ds.attrs for ds in datasets]), {v: _differing([ds[v].attrs for ds in datasets]) for v in variables}
+    if not own and not any(totals.values()): return []
+    own, out = dict.fromkeys([*own, "sources"]), []
+    for i, ds in enumerate(datasets):
+        entry = {"rows": ds.sizes["sequence"]} | ({} if names is None else {"name": str(names[i])})
+        entry |= {k: _plain_attr(ds.attrs[k]) for k in own if k in ds.attrs}
+        inside = {v: {k: _plain_attr(ds[v].attrs[k]) for k in keys if k in ds[v].attrs} for v, keys in totals.items() if keys}
+        out.append(entry | ({"variables": inside} if inside else {}))
+    return out
 
 # %% ../../nbs/01_etl/07_seqdata.ipynb #joint-targets
 def _joint_targets(
@@ -340,18 +390,21 @@ def concat(
     names:Sequence[str]|None=None,   # A word for each; kept as the variable `source`, and put before ids: `leaf/AT1`
     shared:bool=False,               # Variables that not all have: leave them out, rather than refuse
 ) -> xr.Dataset:                     # Rows of the first, then of the second, ... in memory
-    "Put Datasets under one another. Raises `ValueError` naming what does not fit, or an id that occurs twice."
+    "Put Datasets under one another; attributes that differ are kept in `sources`. Raises `ValueError` naming what does not fit, or an id that occurs twice."
     datasets = [check_dataset(ds, seq=False) for ds in datasets]
     if not datasets: raise ValueError("`datasets` is empty; expected at least one.")
     if names is not None and len(names) != len(datasets): raise ValueError(f"There are {len(datasets)} Datasets and {len(names)} names.")
-    data = {v: (datasets[0][v].dims, np.concatenate([ds[v].values for ds in datasets]), datasets[0][v].attrs) for v in _same_parts(datasets, shared)}
+    parts = _same_parts(datasets, shared)
+    lost = {v: _differing([ds[v].attrs for ds in datasets]) for v in parts}
+    data = {v: (datasets[0][v].dims, np.concatenate([ds[v].values for ds in datasets]), {k: a for k, a in datasets[0][v].attrs.items() if k not in lost[v]}) for v in parts}
     y, targets = _joint_targets(datasets)
     if targets: data["targets"] = (("sequence", "target"), y)
     ids = np.concatenate([ds["id"].values.astype(object) if names is None else np.array([f"{n}/{i}" for i in ds["id"].values], object)
                           for n, ds in zip(names or datasets, datasets)])
     if names is not None: data["source"] = ("sequence", np.repeat(np.array([str(n) for n in names], object), [ds.sizes["sequence"] for ds in datasets]))
     coords = {c: datasets[0][c] for c in datasets[0].coords if c not in ("id", "target")} | ({"target": np.array(targets, object)} if targets else {})
-    keep = {k: v for k, v in datasets[0].attrs.items() if all(ds.attrs.get(k) == v for ds in datasets)}
+    sources, own = _sources(datasets, names, parts), _differing([ds.attrs for ds in datasets])
+    keep = {k: v for k, v in datasets[0].attrs.items() if k not in own} | ({"sources": sources} if sources else {})
     used = {d for dims, *_ in data.values() for d in np.atleast_1d(dims)}
     return check_dataset(xr.Dataset(data, {c: v for c, v in coords.items() if c in used} | {"id": ("sequence", _ids(ids, len(ids)))}, keep), seq=False)
 
@@ -493,12 +546,13 @@ def to_zarr(
 ) -> Path:                 # The same path
     "Write a Dataset as a Zarr store. Raises `FileExistsError`, also under `overwrite` for what is no store."
     large = [v for v in check_dataset(ds, seq=False).data_vars if "sequence" == ds[v].dims[0] and ds[v].ndim > 1] if ds.sizes["sequence"] else []
+    path = as_path(path, "path", "the path of the store to write, as text")
     layouts = {v: Layout(ds[v].dims, ds[v].shape[1:], str(ds[v].dtype), {}, ds[v].attrs) for v in large}
     with _store_path(path, overwrite) as tmp:
         rows, n = _new_store(tmp, ds.drop_vars(large).compute(), layouts, ds.sizes["sequence"], list(ds.data_vars)), ds.sizes["sequence"]
         for a in progress_bar(range(0, n if large else 0, max(rows, 1)), progress, "store"):
             _fill_store(tmp, a, {v: ds[v].isel(sequence=slice(a, a + rows)).values for v in large})
-    return Path(path)
+    return path
 
 # %% ../../nbs/01_etl/07_seqdata.ipynb #check-complete
 def _check_complete(
@@ -563,7 +617,7 @@ def open_zarr(
     path:str|os.PathLike, # Folder of a store that `to_zarr` wrote
 ) -> xr.Dataset:          # Dataset
     "Open a store; sequences and numbers are read when asked for, text at once. Raises `FileNotFoundError`, or `ValueError` if it is no Dataset of sequences, damaged or not complete."
-    path = Path(path)
+    path = as_path(path, "path", "the path of a Zarr store, as text")
     if not path.is_dir(): raise FileNotFoundError(f"There is no Zarr store {path}{', it is a file' if path.exists() else ''}. Check the name, or write one with `to_zarr`.")
     try:
         with warnings.catch_warnings():
@@ -586,7 +640,7 @@ def get_split(
 ) -> xr.Dataset:   # The rows on that side, in their order
     "One side of a split. Raises `ValueError` if there is no split, or nobody on that side."
     choose(name, SPLITS, "side, `name`:")
-    if "split" not in ds: raise ValueError("The Dataset has no `split`; make one with `split_random` or `split_groups`.")
+    if "split" not in ds: raise ValueError("The Dataset has no `split`; make one with `split_random`, `split_groups`, `split_chroms` or `split_homology`.")
     rows = np.flatnonzero(ds["split"].values.astype(str) == name)
     have = ", ".join(f"{s} {n}" for s, n in zip(*np.unique(ds["split"].values.astype(str), return_counts=True)))
     if len(rows) == 0: raise ValueError(f"No sequence is on side {name!r}; there are {have}.")

@@ -57,10 +57,11 @@ ALPHABETS = {"DNA": DNA, "RNA": RNA, "protein": PROTEIN}
 
 # %% ../../nbs/01_etl/01_sequences.ipynb #get-alphabet
 def get_alphabet(
-    alphabet:Alphabet|str, # An alphabet, or the name of one: DNA, RNA or protein
+    alphabet:Alphabet|str, # An alphabet, or the name of one, in capitals or not: DNA, RNA or protein
 ) -> Alphabet:             # The alphabet
     "Look an alphabet up by name. Raises `ValueError` for a name that is not in `ALPHABETS`."
-    return choose(alphabet, ALPHABETS, "alphabet") if isinstance(alphabet, str) else alphabet
+    if not isinstance(alphabet, str): return alphabet
+    return next((a for name, a in ALPHABETS.items() if name.lower() == alphabet.lower()), None) or choose(alphabet, ALPHABETS, "alphabet")
 
 # %% ../../nbs/01_etl/01_sequences.ipynb #strings
 def _strings(seqs):

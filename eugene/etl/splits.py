@@ -80,6 +80,70 @@ def _fractions(
     if min(parts.values()) >= 0 and abs(sum(parts.values()) - 1) <= 1e-6: return parts
     raise ValueError(f"The fractions are {parts} with sum {sum(parts.values()):g}; expected three numbers of at least 0 with sum 1.")
 
+# %% ../../nbs/01_etl/13_splits.ipynb #plain-chrom
+def _plain_chrom(
+    name:Any, # `chr1`, `Chr1` or `1`
+) -> str:     # `1`
+    "A chromosome's name without the prefix that some genomes write"
+    text = str(name)
+    return text[3:] if text[:3].lower() == "chr" and len(text) > 3 else text
+
+# %% ../../nbs/01_etl/13_splits.ipynb #overlap-kernel
+@njit(nogil=True, cache=True)
+def _overlap_kernel(start, end, side, out):
+    "Mark stretches, sorted by `start`, that overlap one of another side"
+    g1, e1, e2 = -1, np.int64(-1), np.int64(-1)
+    for i in range(len(start)): # the furthest end so far, and the furthest of any other side
+        if (e1 if g1 != side[i] else e2) > start[i]: out[i] = True
+        if side[i] == g1: e1 = max(e1, end[i])
+        elif end[i] > e1: g1, e1, e2 = side[i], end[i], e1
+        else: e2 = max(e2, end[i])
+    far = np.iinfo(np.int64).max
+    g1, s1, s2 = -1, far, far
+    for i in range(len(start) - 1, -1, -1): # the nearest start to come, and the nearest of any other side
+        if (s1 if g1 != side[i] else s2) < end[i]: out[i] = True
+        if side[i] == g1: s1 = start[i]
+        else: g1, s1, s2 = side[i], start[i], s1
+
+# %% ../../nbs/01_etl/13_splits.ipynb #overlapping
+def _overlapping(
+    ds:xr.Dataset,   # Dataset with `chrom`, `start`, `end`
+    side:np.ndarray, # Side of each row, `(N,)`
+) -> np.ndarray:     # `(N,)` True where a row of another side overlaps it on the genome
+    "Rows that share bases of a genome with a row of another side; rows without a place do not"
+    start, end = (ds[v].values.astype(float) for v in ("start", "end"))
+    code, names = pd.factorize(ds["chrom"].values)
+    code = pd.factorize(np.array([_plain_chrom(c) for c in names], object))[0][code] if len(names) else code
+    known = (ds["chrom"].values.astype(str) != "") & np.isfinite(start) & np.isfinite(end) & (code >= 0)
+    for v in (v for v in ("genome", "assembly", "species") if v in ds and ds[v].dims == ("sequence",)):
+        code = pd.factorize(code * (ds.sizes["sequence"] + 1) + pd.factorize(ds[v].values)[0] + 1)[0]
+    out, rows = np.zeros(len(start), bool), np.flatnonzero(known)
+    if len(rows) == 0: return out
+    low, high = start[rows].min(), end[rows].max()
+    at = code[rows].astype(np.int64) * int(high - low + 1) # chromosomes one behind the other
+    start, end = at + (start[rows] - low).astype(np.int64), at + (end[rows] - low).astype(np.int64)
+    order, hit = np.argsort(start, kind="stable"), np.zeros(len(rows), bool)
+    _overlap_kernel(start[order], end[order], pd.factorize(side[rows])[0].astype(np.int64)[order], hit)
+    out[rows[order]] = hit
+    return out
+
+# %% ../../nbs/01_etl/13_splits.ipynb #warn-overlap
+def _warn_overlap(
+    ds:xr.Dataset,          # Dataset
+    side:np.ndarray,        # Side or fold of each row, `(N,)`
+    tested:np.ndarray|None=None, # Rows that are tested on, bool `(N,)`; None: those of side test, or else val
+) -> None:
+    "Log how many test rows overlap rows of another side on the genome, where places are known"
+    if not all(v in ds and ds[v].dims == ("sequence",) for v in ("chrom", "start", "end")): return
+    if any(ds[v].dtype.kind not in "iuf" for v in ("start", "end")): return
+    name = "test" if tested is not None or (side == "test").any() else "val"
+    tested = side == name if tested is None else tested
+    hit = _overlapping(ds, side)
+    if not hit.any(): return
+    first, count = np.flatnonzero(hit)[0], (hit & tested).sum()
+    log.warning("%d of %d %s rows (%.1f %%) overlap a row of another side on the genome (%d rows of all sides, first row %d, id %r), so part of them is learned from: kept. "
+                "Split such data by `split_chroms`, or `kfold` with by=\"chrom\".", count, tested.sum(), name, 100 * count / max(tested.sum(), 1), hit.sum(), first + 1, ds["id"].values[first])
+
 # %% ../../nbs/01_etl/13_splits.ipynb #split-random
 def split_random(
     ds:xr.Dataset,    # Dataset
@@ -92,7 +156,9 @@ def split_random(
     parts = _fractions(train, val, test)
     u = hash_unit(check_dataset(ds)["seq"].values, seed, ds.attrs["alphabet"])
     side = np.select([u < test, u < (test + val if train else 2)], ["test", "val"], "train")
-    return _with_split(ds, side, [n for n, part in parts.items() if part], "Give it a larger fraction, or try another `seed`.")
+    out = _with_split(ds, side, [n for n, part in parts.items() if part], "Give it a larger fraction, or try another `seed`.")
+    _warn_overlap(ds, side)
+    return out
 
 # %% ../../nbs/01_etl/13_splits.ipynb #shared
 def _shared(
@@ -148,7 +214,9 @@ def split_groups(
         pair = " and ".join(f"row {i + 1} (id {ds.id.values[i]!r}, {column} {groups[i]!r}, {side[i]})" for i in (leak[0], partner))
         raise ValueError(f"{len(leak)} rows have a sequence (or its reverse complement) on more than one side: {pair}. "
                          "Keep one of them, or put both groups on one side.")
-    return _with_split(ds, side, ["train", *(["val"] if val else []), *(["test"] if test else [])], "Name fewer groups.")
+    out = _with_split(ds, side, ["train", *(["val"] if val else []), *(["test"] if test else [])], "Name fewer groups.")
+    _warn_overlap(ds, side)
+    return out
 
 # %% ../../nbs/01_etl/13_splits.ipynb #split-summary
 def split_summary(
@@ -165,14 +233,6 @@ def split_summary(
             y = pd.Series(ds["targets"].values[on, j].astype(float)) # leaves out what was not measured
             rows[name] |= {f"{t} mean": y.mean(), f"{t} sd": y.std(ddof=0)}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("split")
-
-# %% ../../nbs/01_etl/13_splits.ipynb #plain-chrom
-def _plain_chrom(
-    name:Any, # `chr1`, `Chr1` or `1`
-) -> str:     # `1`
-    "A chromosome's name without the prefix that some genomes write"
-    text = str(name)
-    return text[3:] if text[:3].lower() == "chr" and len(text) > 3 else text
 
 # %% ../../nbs/01_etl/13_splits.ipynb #warn-shared
 def _warn_shared(
@@ -313,7 +373,9 @@ def split_balanced(
         if abs(off) > max(tolerance, 1 / len(side)):
             raise ValueError(f"Side {name!r} would get {part + off:.1%} of {len(side)} rows instead of {part:.1%}: whole groups do not allow more. The largest, {names[largest][:40]!r}, has "
                              f"{(unit == largest).sum()} rows. Ask for other fractions, try another `seed`, or accept more with `tolerance`.")
-    return _warn_shared(_with_split(ds, side, [n for n, part in parts.items() if part], "Give it a larger fraction."))
+    out = _with_split(ds, side, [n for n, part in parts.items() if part], "Give it a larger fraction.")
+    _warn_overlap(ds, side)
+    return _warn_shared(out)
 
 # %% ../../nbs/01_etl/13_splits.ipynb #val-rows
 def _val_rows(
@@ -349,6 +411,7 @@ def kfold(
     for i in range(k):
         side = np.where(fold == i, "test", np.where(_val_rows(fold, i, k, val, units, strata, seed), "val", "train"))
         folds.append(_with_split(ds, side, ["test", *(["val"] if val else []), "train"], "Take fewer folds, a smaller `val`, or smaller groups."))
+    _warn_overlap(ds, fold, np.ones(len(fold), bool))
     return folds
 
 # %% ../../nbs/01_etl/13_splits.ipynb #exclusion

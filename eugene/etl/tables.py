@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from ..core import choose, log, sha256
+from ..core import as_paths, choose, log, sha256
 from .sequences import DNA, UNKNOWN, Alphabet, get_alphabet
 from .regions import _unpacked
 from .seqdata import _check_letters, _check_lengths, _check_names, _column, _find_letters, _ids, _say_row, _targets, check_dataset, make_dataset, unpad
@@ -105,6 +105,8 @@ def _roles(
     used = [seq_col, *targets, *([id_col] if id_col else [])]
     twice = [c for c in used if used.count(c) > 1]
     if twice: raise ValueError(f"Column {twice[0]!r} of {where} is asked for as more than one of sequence, target and id.")
+    if "sequence" in columns and "sequence" not in used:
+        raise ValueError(f"{where} has a column 'sequence' beside {seq_col!r}, the `seq_col` that was asked for. If 'sequence' holds the sequences, leave `seq_col` out; if not, rename it: in a Dataset the name has a meaning of its own.")
     _check_names([c for c in columns if c not in (seq_col, id_col)], where)
     return _Roles(seq_col, targets, id_col)
 
@@ -268,8 +270,7 @@ def read_table(
     **pad,                      # With `length`: `side`, `truncate` of `pad_seqs`
 ) -> xr.Dataset:                # Dataset; all other columns become variables
     "Read sequence tables. Raises `FileNotFoundError`, or `ValueError` naming file, and column or data row."
-    paths = [Path(p) for p in ([paths] if isinstance(paths, (str, os.PathLike)) else paths)]
-    if not paths: raise ValueError("`paths` is empty; expected at least one file.")
+    paths = as_paths(paths, wanted="the path of a CSV or TSV file, as text, or several")
     frames = []
     for path in paths:
         found = _separator(path, sep)

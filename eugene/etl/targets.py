@@ -9,6 +9,7 @@ __all__ = ['TARGET_STEPS', 'TargetStep', 'TargetTransform', 'fit_targets', 'bin_
 import inspect, math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -277,13 +278,29 @@ def _fit_column(y, name, plan, say):
         y = _forward(y, kind, learned[-1], name, say)
     return learned
 
+# %% ../../nbs/01_etl/15_targets.ipynb #clamp-options
+def _clamp_options(clamp, names):
+    "The keyword `clamp` as options of its step. Raises `TypeError` for what is no number, `ValueError` for another count than two."
+    is_number = lambda v: isinstance(v, Real) and not isinstance(v, (bool, np.bool_))
+    if isinstance(clamp, Mapping):
+        if clamp and set(clamp) <= {"low", "high", "by"}: return clamp
+        other = [k for k in clamp if k not in names]
+        if other or not clamp: raise ValueError(f"`clamp` is {clamp!r}; its keys are options (low, high, by), or names of targets, each with its upper quantile: {', '.join(map(repr, names[:5]))}{', ...' if len(names) > 5 else ''}.")
+        wrong = [v for v in clamp.values() if not is_number(v)]
+        clamp = {"high": dict(clamp)}
+    else:
+        pair = isinstance(clamp, Sequence) and not isinstance(clamp, str)
+        if pair and len(clamp) != 2: raise ValueError(f"`clamp` is {clamp!r}; expected an upper quantile such as .9995, or (lower, upper).")
+        wrong = [v for v in (clamp if pair else [clamp]) if not is_number(v) and not (pair and v is None)]
+        clamp = dict(zip(("low", "high"), clamp)) if pair else {"high": clamp}
+    if wrong: raise TypeError(f"`clamp` has {wrong[0]!r}, of type {type(wrong[0]).__name__}; expected a number, an upper quantile such as .9995, or (lower, upper).")
+    return clamp
+
 # %% ../../nbs/01_etl/15_targets.ipynb #keyword-steps
-def _keyword_steps(clamp, log, scale):
-    "Keywords as a list of steps, in the fixed order"
-    pair = isinstance(clamp, Sequence) and not isinstance(clamp, str)
-    if pair and len(clamp) != 2: raise ValueError(f"`clamp` is {clamp!r}; expected an upper quantile such as .9995, or (lower, upper).")
-    if pair: clamp = dict(zip(("low", "high"), clamp))
-    if clamp is not None and not isinstance(clamp, Mapping): clamp = {"high": clamp}
+def _keyword_steps(clamp, log, scale, names=()):
+    "Keywords as a list of steps, in the fixed order; `scale` \"auto\" is zscore"
+    if clamp is not None: clamp = _clamp_options(clamp, names)
+    if isinstance(scale, str) and scale == "auto": scale = "zscore"
     if log is not None and not isinstance(log, Mapping): log = {"pseudocount": 1.} if log == "1p" else {"base": log}
     given = [step if step is None else {word: step} for word, step in (("clamp", clamp), ("log", log))]
     return [step for step in (*given, scale) if step is not None]
@@ -300,17 +317,18 @@ def _need_targets(ds, targets):
 # %% ../../nbs/01_etl/15_targets.ipynb #fit-targets
 def fit_targets(
     ds:xr.Dataset,          # Dataset with targets
-    scale:str|Mapping|None="zscore", # zscore, minmax or quantile, also `{word: options}`; None: leave the scale
-    clamp:float|Sequence[float|None]|Mapping|None=None, # Upper quantile, say .9995 (Klie et al. 2023), (lower, upper), or options; None: no limits
+    scale:str|Mapping|None="auto", # zscore, minmax or quantile, also `{word: options}`; auto: zscore, unless there are `steps`; None: leave the scale
+    clamp:float|Sequence[float|None]|Mapping|None=None, # Upper quantile, say .9995 (Klie et al. 2023), (lower, upper), name of target to upper quantile, or options; None: no limits
     log:str|float|Mapping|None=None, # Base e, 2 or 10, 1p for log(1 + y), or options; None: no logarithm
     steps:Sequence[str|Mapping]|None=None, # Instead of the three: words or `{word: options}` of `TARGET_STEPS`, in order
     targets:str|Sequence[str]|None=None, # Only these, the others are left as they are; None: all
     split:str|None="train", # Side to learn from; None: all rows, for data that is never tested on
 ) -> TargetTransform:       # To be applied to all rows alike
-    "Learn the steps of a transform from one side of a split. Raises `ValueError` naming target, step and row."
+    "Learn the steps of a transform from one side of a split. Raises `ValueError` naming target, step and row, `TypeError` for a limit that is no number."
     names, meant = _need_targets(ds, targets)
-    if steps is not None and (clamp is not None or log is not None): raise ValueError("`steps` says all that is done and in which order; write `clamp` and `log` into it.")
-    plan = _plan(_keyword_steps(clamp, log, scale) if steps is None else steps)
+    beside = [k for k, v in (("clamp", clamp), ("log", log), ("scale", None if isinstance(scale, str) and scale == "auto" else scale)) if v is not None]
+    if steps is not None and beside: raise ValueError(f"`steps` says all that is done and in which order; write {' and '.join(f'`{k}`' for k in beside)} into it.")
+    plan = _plan(_keyword_steps(clamp, log, scale, names) if steps is None else steps)
     rows = ds if split is None else get_split(ds, split)
     say = lambda i: f"the row of id {rows['id'].values[i]}"
     learned = [_fit_column(y, name, plan, say) if name in meant else [None] * len(plan) for y, name in zip(rows["targets"].values.T, names)]
