@@ -308,7 +308,7 @@ def _check_bam(path):
     if kind != b"BAM\1":
         what = "a CRAM file" if kind == b"CRAM" else "SAM text" if kind[:1] == b"@" else f"no BAM file (it begins with {kind or head[:4]!r})"
         raise ValueError(f"{path.name} is {what}. BAM can be made of SAM and CRAM: samtools sort -o {path.stem}.bam {path.name}, then samtools index {path.stem}.bam")
-    if head[:2] == b"\x1f\x8b" and (head[3] != 4 or head[10:14] != b"\6\0BC"): raise ValueError(f"{path.name} is not packed in the blocks of a BAM file (BGZF): it was packed again by another program, or is damaged. Get it, or make it, again.")
+    if head[:2] == b"\x1f\x8b" and (head[3] != 4 or head[10:16] != b"\6\0BC\2\0"): raise ValueError(f"{path.name} is not packed in the blocks of a BAM file (BGZF): it was packed again by another program, or is damaged. Get it, or make it, again.")
     if tail != bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000"):
         raise ValueError(f"{path.name} is cut off: the block that ends a BAM file is not there. Get it, or make it, again.")
 

@@ -137,10 +137,11 @@ def summary(
     model:nn.Module,            # Any network over `(N, A, L)`; stays as it is
     input_len:int|None=None,    # Positions of the input; None: the model's own
     in_channels:int|None=None,  # Size of the alphabet; None: the model's own, or 4
-    fields:bool=False,          # Find receptive fields too; takes about 2 log2(L) predictions for each convolution and pool
+    fields:bool|None=None,      # Find receptive fields: about 2 log2(L) predictions for each convolution and pool; None: if that is quick (5,000 positions, 10 million parameters)
 ) -> Summary:                   # Rows and totals; prints as a table
     "Layers with shapes, parameters, work and fields. Raises `ValueError` if the length of the input is not known."
     x, own, modules = _input(model, input_len, in_channels, "meta"), _own_params(model), dict(model.named_modules())
+    if fields is None: fields = x.shape[2] <= 5_000 and sum(own.values()) <= 10**7 and not any(p.is_meta for p in model.parameters())
     shapes, macs = _trace(_shadow(model), x)
     rows = []
     for name in sorted(own, key=lambda n: list(shapes).index(n) if n in shapes else len(shapes)):
