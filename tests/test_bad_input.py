@@ -391,7 +391,7 @@ def test_whole_numbers_of_any_type_are_positions(files):
 
 
 def test_a_list_of_regions_is_told_what_is_expected(files):
-    with pytest.raises(TypeError, match="`regions` is a list; expected a BED or peak file, or a data frame"): read_genome([("chr1", 1, 2)], files / "g.fa")
+    with pytest.raises(TypeError, match="`regions` is a list; expected the path of a BED or peak file"): read_genome([("chr1", 1, 2)], files / "g.fa")
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="this user may read every file")
