@@ -75,6 +75,8 @@ def describe_data(
         y = getattr(side.dataset, "targets", None)
         if isinstance(y, np.ndarray) and np.isnan(y).all(): raise ValueError(f"All targets of the {len(y)} {name} rows are missing (NaN). Move measured rows there.")
     order = {k: getattr(train.sampler, k, None) for k in ("shuffle", "seed", "drop_last")}
+    changes = getattr(getattr(train, "transforms", None), "transforms", ())
+    if changes: order["transforms"] = [repr(t) for t in changes]
     return {"rows": {name: len(side.dataset) for name, side in sides.items()},
             "hash": {name: _content(side.dataset) for name, side in sides.items()},
             "unknown": {name: getattr(side.dataset, "unknown", None) for name, side in sides.items()},
@@ -331,12 +333,13 @@ def fit_dataset(
     seed:int=0,              # Seed of the order of batches and of dropout
     unknown:str="zero",      # Policy for ambiguous letters, as in `loader`
     num_workers:int=0,       # Threads that read and encode ahead
+    transforms:Any=None,     # Augmentations, as in `loader`; of the training batches alone
     **kw,                    # Arguments of `fit`: `epochs`, `patience`, `device`, `progress`, `reuse` and the trainer's
 ) -> FitResult:              # The trained copy with its history and manifest
     "Train on the `train` rows of a Dataset, stop by its `val` rows. Raises `ValueError` if it has no targets or no split."
     for name, maker in (("targets", "make_dataset or read_table"), ("split", "split_random or split_groups")):
         if name not in ds: raise ValueError(f"The Dataset has no `{name}`, which training needs. See {maker}.")
-    train = _spare_last(loader(ds, batch_size, "train", shuffle=True, seed=seed, num_workers=num_workers, unknown=unknown), module)
+    train = _spare_last(loader(ds, batch_size, "train", shuffle=True, seed=seed, num_workers=num_workers, unknown=unknown, transforms=transforms), module)
     val = loader(ds, batch_size, "val", num_workers=num_workers, unknown=unknown)
     return fit(module, train, val, out, seed=seed, **kw)
 
