@@ -16,18 +16,10 @@ from torch import nn
 from ..etl.encodings import kmer_partners
 from ..layers.basics import GlobalPool, RevComp, Steps, activation, conv_output_len, norm_layer
 from ..layers.blocks import DenseBlock, per_layer
-from ..layers.initialization import weight_layers
+from ..layers.initialization import keras_init, weight_layers
 from ..layers.strands import BothStrands
 from ..layers.towers import Conv1DTower
 from .basic import ArchCard, guard_input
-
-# %% ../../nbs/03_models/04_accessibility.ipynb #glorot
-def _glorot(model):
-    "Start dense and convolution layers as Keras does, in place: Glorot uniform weights, biases at zero"
-    for layer in weight_layers(model).values():
-        nn.init.xavier_uniform_(layer.weight)
-        if layer.bias is not None: nn.init.zeros_(layer.bias)
-    return model
 
 # %% ../../nbs/03_models/04_accessibility.ipynb #kopp21cnn
 class Kopp21CNN(nn.Module):
@@ -52,7 +44,7 @@ class Kopp21CNN(nn.Module):
         self.pool, self.pool_norm = nn.MaxPool1d(30, step), norm_layer(norm, width)
         self.conv, self.act, self.best = nn.Conv1d(width, 8, 3), nn.ReLU(), GlobalPool("max")
         self.norm, self.dense = norm_layer(norm, 8), DenseBlock(8, output_dim)
-        if not legacy: _glorot(self)
+        if not legacy: keras_init(self)
         guard_input(self, 4**order, input_len)
 
     def forward(

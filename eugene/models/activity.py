@@ -16,8 +16,9 @@ from ..layers.basics import Steps
 from ..layers.blocks import DenseBlock
 from ..layers.convolutions import BiConv1D
 from ..layers.towers import Conv1DTower
+from ..layers.initialization import keras_init
 from .basic import ArchCard, guard_input
-from .binding import keras_init, reverse_scan
+from .binding import reverse_scan
 
 # %% ../../nbs/03_models/03_activity.ipynb #two-streams
 STREAMS = ("layer", "end", "eugene-2023")

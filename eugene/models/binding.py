@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DEEPBIND_CARD', 'KLIE23_SINGLE', 'KLIE23_MULTI', 'DEEPBIND_2023_CARD', 'RESIDUALBIND_CARD', 'reverse_scan',
-           'UnknownPadConv1d', 'DeepBind', 'DeepBindKlie23', 'keras_init', 'ResidualBind']
+           'UnknownPadConv1d', 'DeepBind', 'DeepBindKlie23', 'ResidualBind']
 
 # %% ../../nbs/03_models/02_binding.ipynb #imports
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from torch import nn
 from ..core import choose
 from ..layers.basics import GlobalPool, Residual, Steps, conv_output_len, pool_layer
 from ..layers.blocks import Conv1DBlock, DenseBlock
-from ..layers.initialization import weight_layers
+from ..layers.initialization import keras_init
 from ..layers.towers import Conv1DTower
 from .basic import ArchCard, build_part, guard_input
 
@@ -142,16 +142,6 @@ DEEPBIND_2023_CARD = ArchCard(
               "early stopping patience": "3 (paper: 5), 233 proteins 5", "scheduler": "none (paper: plateau, patience 2)"},
     deviations=("none known; 1,238,249 parameters with `KLIE23_MULTI` and 233 outputs",),
     confidence="read in the original code and counted on it")
-
-# %% ../../nbs/03_models/02_binding.ipynb #keras-init
-def keras_init(
-    model:nn.Module, # Model to start, in place
-) -> nn.Module:      # The same model
-    "Glorot uniform weights and zero biases in every convolution and dense layer, as Keras begins"
-    for layer in weight_layers(model).values():
-        nn.init.xavier_uniform_(layer.weight)
-        if layer.bias is not None: nn.init.zeros_(layer.bias)
-    return model
 
 # %% ../../nbs/03_models/02_binding.ipynb #residual-body
 def _residual_body(length, filters, dilations):

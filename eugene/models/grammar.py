@@ -16,9 +16,9 @@ from torch import nn
 from ..layers.attention import SelfAttention
 from ..layers.basics import RevComp, Steps
 from ..layers.blocks import Conv1DBlock, DenseBlock
+from ..layers.initialization import keras_init
 from ..layers.recurrent import RecurrentBlock
 from ..layers.strands import join_strands, part_strands
-from .accessibility import _glorot
 from .basic import ArchCard, guard_input
 
 # %% ../../nbs/03_models/05_grammar.ipynb #danq
@@ -41,7 +41,7 @@ class DanQ(nn.Module):
         self.recurrent = RecurrentBlock(filters, units, unit=unit, bidirectional=True, output="all")
         self.dropout, self.flatten = nn.Dropout(.5), nn.Flatten()
         self.dense = DenseBlock(self.recurrent.output_dim * self.conv.output_len, output_dim, hidden)
-        _glorot(self)
+        keras_init(self)
         guard_input(self, 4, input_len)
 
     def forward(
@@ -102,7 +102,7 @@ class DeepMEL(nn.Module):
         self.one_strand = Steps(OrderedDict(
             conv=conv, windows=Steps(nn.Conv1d(filters, filters, 1), nn.ReLU()), recurrent=recurrent, dropout=nn.Dropout(.2), flatten=nn.Flatten(),
             dense=DenseBlock(recurrent.output_dim * conv.output_len, output_dim, hidden, dropout=.4)))
-        nn.init.uniform_(_glorot(self).one_strand.conv.conv.weight, -.05, .05)
+        nn.init.uniform_(keras_init(self).one_strand.conv.conv.weight, -.05, .05)
         guard_input(self, 4, input_len)
 
     def forward(

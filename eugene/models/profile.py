@@ -20,9 +20,8 @@ from ..core import choose
 from ..layers.basics import Crop1d, CropTo, Residual, Steps, activation, conv_output_len
 from ..layers.blocks import Conv1DBlock
 from ..layers.convolutions import DilatedResidual
-from ..layers.initialization import weight_layers
+from ..layers.initialization import keras_init, weight_layers
 from .basic import ArchCard, build_part, guard_input
-from .binding import keras_init
 
 # %% ../../nbs/03_models/06_profile.ipynb #dilation-rates
 def dilation_rates(
