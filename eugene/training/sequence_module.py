@@ -8,7 +8,7 @@ __all__ = ['OPTIMIZERS', 'SCHEDULERS', 'KEEP', 'CHATTER', 'make_optimizer', 'par
            'whole_set', 'validation_numbers', 'SequenceModule', 'quiet_lightning']
 
 # %% ../../nbs/04_training/03_sequence_module.ipynb #imports
-import contextlib, fnmatch, inspect, logging, warnings
+import contextlib, fnmatch, inspect, logging, math, warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -85,7 +85,7 @@ def _warmup_cosine(
     rise = round(warmup * total_steps)
     def share(step):
         if step < rise: return (step + 1) / (rise + 1)
-        return floor + (1 - floor) * (1 + np.cos(np.pi * min(1, (step - rise) / max(total_steps - rise, 1)))) / 2
+        return floor + (1 - floor) * (1 + math.cos(math.pi * min(1, (step - rise) / max(total_steps - rise, 1)))) / 2
     return torch.optim.lr_scheduler.LambdaLR(optimizer, share, last_epoch)
 
 def _one_cycle(
@@ -307,8 +307,8 @@ def whole_set(
     "All batches of all processes, no row twice"
     joined = [None if values[0] is None else gather_rows(module, torch.cat(values)) for values in zip(*parts)]
     if module.trainer.world_size > 1 and joined[3] is not None:
-        rows, first = np.unique(joined[3].numpy(), return_index=True)
-        joined = [None if v is None else v[torch.from_numpy(first)] for v in joined]
+        first = np.unique(joined[3].numpy(), return_index=True)[1]
+        if len(joined[3]) - len(first) < module.trainer.world_size: joined = [None if v is None else v[torch.from_numpy(first)] for v in joined]
     return Scored(*joined)
 
 # %% ../../nbs/04_training/03_sequence_module.ipynb #validation-numbers
