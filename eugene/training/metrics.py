@@ -185,7 +185,7 @@ def profile_jsd(
         return np.sqrt(np.maximum((rel_entr(p, middle) + rel_entr(q, middle)).sum(1) / 2, 0))
     return per_window(some, reads, logits)
 
-# %% ../../nbs/04_training/02_metrics.ipynb #profile-correlations
+# %% ../../nbs/04_training/02_metrics.ipynb #row-correlation
 def _row_correlation(
     a:np.ndarray, # Profiles, `(n, L)`
     b:np.ndarray, # Profiles, `(n, L)`
@@ -196,6 +196,7 @@ def _row_correlation(
     size = np.sqrt((a * a).sum(1) * (b * b).sum(1))
     return np.where(varies & (size > 0), np.clip((a * b).sum(1) / np.where(size > 0, size, 1), -1, 1), np.nan)
 
+# %% ../../nbs/04_training/02_metrics.ipynb #profile-pearson
 def profile_pearson(
     reads:np.ndarray,  # Reads at each position, 0 or more, `(N, T, L)`; `NaN` where unknown
     logits:np.ndarray, # Predicted profiles as logits, `(N, T, L)`
@@ -204,6 +205,7 @@ def profile_pearson(
     "Pearson's correlation of reads and predicted probabilities along each profile"
     return per_window(lambda k, logp: _row_correlation(smooth_profiles(k, sigma), smooth_profiles(np.exp(logp), sigma)), reads, logits)
 
+# %% ../../nbs/04_training/02_metrics.ipynb #profile-spearman
 def profile_spearman(
     reads:np.ndarray,  # Reads at each position, 0 or more, `(N, T, L)`; `NaN` where unknown
     logits:np.ndarray, # Predicted profiles as logits, `(N, T, L)`
