@@ -11,8 +11,6 @@ __all__ = ['METRICS', 'TASK_METRICS', 'PROFILE_METRICS', 'paired', 'per_target',
 from collections.abc import Callable
 
 import numpy as np
-from scipy.ndimage import gaussian_filter1d
-from scipy.special import gammaln, log_softmax, rel_entr
 from scipy.stats import rankdata
 
 from ..core import choose
@@ -138,6 +136,10 @@ def task_metrics(
 ) -> dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]]: # Metric by name, in the order they are reported
     "The metrics reported for a task. Raises `ValueError` for an unknown task."
     return {name: METRICS[name] for name in choose(task, TASK_METRICS, "task")}
+
+# %% ../../nbs/04_training/02_metrics.ipynb #profile-imports
+from scipy.ndimage import gaussian_filter1d
+from scipy.special import gammaln, log_softmax, rel_entr
 
 # %% ../../nbs/04_training/02_metrics.ipynb #per-window
 def per_window(

@@ -23,7 +23,7 @@ from ..etl.loading import loader
 from ..models.profile import ProfileOutput
 from .losses import PROFILE_LOSSES, log1p_mse, mean_windows
 from .metrics import PROFILE_METRICS, mse, pearson, profile_jsd, profile_skill, spearman
-from .sequence_module import _optimizers
+from .sequence_module import SequenceModule
 
 # %% ../../nbs/04_training/04_profile_module.ipynb #centre-crop
 def centre_crop(
@@ -118,6 +118,7 @@ class Objective(NamedTuple):
     profile: Tensor # Loss of the profiles, added up over strands and heads
     counts: Tensor  # Loss of the counts, averaged over strands, added up over heads
 
+# %% ../../nbs/04_training/04_profile_module.ipynb #profile-objective
 def profile_objective(
     profile:Tensor,          # Profile losses, `(N, T)`; `NaN` where missing
     counts:Tensor,           # Count losses, `(N, T')`; `NaN` where missing
@@ -227,6 +228,8 @@ class ProfileNetwork(LightningModule):
         "Predict. Raises `TypeError` or `ValueError` for an architecture that answers otherwise."
         return _check_answer(self.arch(x) if control is None else self.arch(x, control), len(x))
 
+    def _named(self): return [(name.removeprefix("arch."), p) for name, p in self.named_parameters()] # for the optimisers of the sequence module
+
     def predict_step(
         self,
         batch:Any,       # Batch of a loader, with or without reads
@@ -271,6 +274,17 @@ def _losses_of(
     _check_tracks(reads, out, module.profile)
     return out, reads, WindowLosses(module.loss(out.profile, reads), log1p_mse(out.counts, window_counts(reads, out.counts.shape[1])), b.weight)
 
+# %% ../../nbs/04_training/04_profile_module.ipynb #everywhere
+def _everywhere(
+    mine:Any, # What this process has
+) -> list:    # What every process has, in their order
+    "Exchange something small between the processes of a run"
+    dist = torch.distributed
+    if not (dist.is_available() and dist.is_initialized()): return [mine]
+    shares = [None] * dist.get_world_size()
+    dist.all_gather_object(shares, mine)
+    return shares
+
 # %% ../../nbs/04_training/04_profile_module.ipynb #validation-numbers
 UNMEASURED = "No window of the {} data has a measured profile: every track of `{}` has an unknown position (NaN) under the profile. Read positions without data as 0, with BigWig(..., missing=0), or leave such windows out."
 
@@ -285,14 +299,41 @@ def _validation_numbers(
     module:LightningModule, # Profile module after a validation
 ) -> dict[str, float]:      # `val_loss`, `val_profile_loss`, `val_count_loss`, then `val_` and each metric
     "Losses and metrics over all validation windows. Raises `ValueError` if none was measured."
-    profile, counts, weight = (None if v[0] is None else torch.cat(v) for v in zip(*module.seen))
+    shares, scores = _everywhere((module.seen, module.scores.rows)), ProfileScores()
+    scores.rows = {name: [v for _, rows in shares for v in rows[name]] for name in shares[0][1]}
+    profile, counts, weight = (None if v[0] is None else torch.cat(v) for v in zip(*[losses for seen, _ in shares for losses in seen]))
     if torch.isnan(profile).all(): raise ValueError(UNMEASURED.format("validation", module.profile))
     objective = profile_objective(profile, counts, weight, module.settings["count_weight"], module.heads)
-    table = module.scores.table().drop(columns=["task", "windows"])
-    return {k: float(v) for k, v in _named("val", objective).items()} | {f"val_{k}": float(v) for k, v in table.mean().items()}
+    table = scores.table().drop(columns=["task", "windows"])
+    return {k: v.detach().item() for k, v in _named("val", objective).items()} | {f"val_{k}": float(v) for k, v in table.mean().items()}
+
+# %% ../../nbs/04_training/04_profile_module.ipynb #validated
+class _Validated(ProfileNetwork):
+    "What a profile module does with validation data"
+    def on_before_batch_transfer(self, batch, dataloader_idx=0):
+        "Called by Lightning: look at the values while they are in memory"
+        if self.device.type != "cpu" and not self.trainer.predicting: profile_batch(batch, self.length, self.profile, self.control)
+        return batch
+
+    def on_validation_epoch_start(self) -> None:
+        "Forget what an interrupted validation left"
+        self.seen, self.scores = [], ProfileScores()
+
+    def validation_step(
+        self,
+        batch:Any,       # Batch of a loader
+        batch_idx:int=0, # Number of the batch, unused
+    ) -> None:
+        "Keep losses and scores of the windows of one batch"
+        out, reads, losses = _losses_of(self, batch)
+        self.seen.append([None if t is None else t.detach().cpu() for t in losses]); self.scores.add(out, reads)
+
+    def on_validation_epoch_end(self) -> None:
+        "Log `val_loss`, its parts, and the metrics over the whole validation set"
+        if not self.trainer.sanity_checking: self.log_dict(_validation_numbers(self))
 
 # %% ../../nbs/04_training/04_profile_module.ipynb #profile-module
-class ProfileModule(ProfileNetwork):
+class ProfileModule(_Validated):
     "A profile model with its losses, an optimiser and a schedule. Raises `ValueError` for a wrong name, number or argument."
     def __init__(
         self,
@@ -313,12 +354,9 @@ class ProfileModule(ProfileNetwork):
         self.settings = dict(profile=profile, control=control, loss=loss, count_weight=count_weight, head_weights=None if head_weights is None else list(head_weights),
                              optimizer=optimizer, lr=lr, optimizer_kwargs=dict(optimizer_kwargs or {}), scheduler=scheduler, scheduler_kwargs=dict(scheduler_kwargs or {}))
         self.met, self.seen, self.scores = False, [], ProfileScores()
-        _optimizers([nn.Parameter(torch.zeros(1))], self.settings)
+        self.configure_optimizers()
 
-    def on_before_batch_transfer(self, batch, dataloader_idx=0):
-        "Called by Lightning: look at the values while they are in memory"
-        if self.device.type != "cpu" and not self.trainer.predicting: profile_batch(batch, self.length, self.profile, self.control)
-        return batch
+    configure_optimizers = SequenceModule.configure_optimizers # the same optimisers and schedules, from the same settings
 
     def training_step(
         self,
@@ -334,29 +372,8 @@ class ProfileModule(ProfileNetwork):
 
     def on_train_epoch_end(self) -> None:
         "Raise `ValueError` if no window was measured"
-        met, self.met = bool(self.met), False
+        met, self.met = any(_everywhere(bool(self.met))), False
         if not met: raise ValueError(UNMEASURED.format("training", self.profile))
-
-    def on_validation_epoch_start(self) -> None:
-        "Forget what an interrupted validation left"
-        self.seen, self.scores = [], ProfileScores()
-
-    def validation_step(
-        self,
-        batch:Any,       # Batch of a loader
-        batch_idx:int=0, # Number of the batch, unused
-    ) -> None:
-        "Keep losses and scores of the windows of one batch"
-        out, reads, losses = _losses_of(self, batch)
-        self.seen.append([None if t is None else t.detach().cpu() for t in losses]); self.scores.add(out, reads)
-
-    def on_validation_epoch_end(self) -> None:
-        "Log `val_loss`, its parts, and the metrics over the whole validation set"
-        if not self.trainer.sanity_checking: self.log_dict(_validation_numbers(self))
-
-    def configure_optimizers(self) -> dict: # In the form Lightning takes
-        "Optimiser and schedule"
-        return _optimizers(self.parameters(), self.settings)
 
 # %% ../../nbs/04_training/04_profile_module.ipynb #lent
 @contextlib.contextmanager
@@ -400,7 +417,7 @@ def _network(
     control:str|None,  # Variable that holds the control; None: the module's own, else none
 ) -> ProfileNetwork:   # Architecture and names
     "A model with the names of its tracks"
-    own = (model.profile, model.control) if hasattr(model, "arch") else ("profile", None)
+    own = (model.profile, model.control) if isinstance(model, ProfileNetwork) else ("profile", None)
     return ProfileNetwork(getattr(model, "arch", model), profile or own[0], control or own[1])
 
 def predict_profiles(
