@@ -85,7 +85,7 @@ def mnll(
     _check_profile_shapes(logits, reads, "(N, T, L)")
     known, exact = ~torch.isnan(reads).any(2), torch.promote_types(logits.dtype, torch.float32)
     k = torch.where(known[..., None], reads, 0).to(exact)
-    loss = -(k * logits.to(exact).log_softmax(2)).sum(2)
+    loss = (k * -logits.to(exact).log_softmax(2)).sum(2)
     if constant: loss = loss + torch.lgamma(k + 1).sum(2) - torch.lgamma(k.sum(2) + 1)
     return torch.where(known, loss, torch.nan)
 
