@@ -265,6 +265,7 @@ class ChromBPNet(nn.Module):
         self.input_len, self.output_len = input_len, output_len
         self.main = BPNet(input_len, output_len, 1, 1, profile_kernel, "task", trunk=CHROMBPNET_MAIN if main is None else main)
         self.bias = BPNet(input_len, output_len, 1, 1, profile_kernel, "task", trunk=CHROMBPNET_BIAS if bias is None else bias)
+        guard_input(self, 4, input_len)
 
     def forward(
         self,

@@ -327,7 +327,7 @@ def _spare_last(
 # %% ../../nbs/04_training/06_fit.ipynb #fit-dataset
 def fit_dataset(
     module:LightningModule,  # Module to train; it is copied
-    ds:Any,                  # Dataset with `targets` and `split`
+    ds:Any,                  # Dataset with `targets`, or the `variables` a module names, and `split`
     out:str|os.PathLike,     # Folder for `best.ckpt`, `history.csv`, `manifest.json`
     batch_size:int=128,      # Sequences a batch (Jores et al. 2021)
     seed:int=0,              # Seed of the order of batches and of dropout
@@ -337,10 +337,13 @@ def fit_dataset(
     **kw,                    # Arguments of `fit`: `epochs`, `patience`, `device`, `progress`, `reuse` and the trainer's
 ) -> FitResult:              # The trained copy with its history and manifest
     "Train on the `train` rows of a Dataset, stop by its `val` rows. Raises `ValueError` if it has no targets or no split."
-    for name, maker in (("targets", "make_dataset or read_table"), ("split", "split_random or split_groups")):
+    variables = getattr(module, "variables", None) # tracks that a module takes by name; None: it takes `targets`
+    needs = [("targets", "make_dataset or read_table")] if variables is None else [(name, "read_regions or add_tracks") for name in variables]
+    for name, maker in (*needs, ("split", "split_random or split_groups")):
         if name not in ds: raise ValueError(f"The Dataset has no `{name}`, which training needs. See {maker}.")
-    train = _spare_last(loader(ds, batch_size, "train", shuffle=True, seed=seed, num_workers=num_workers, unknown=unknown, transforms=transforms), module)
-    val = loader(ds, batch_size, "val", num_workers=num_workers, unknown=unknown)
+    both = dict(num_workers=num_workers, unknown=unknown, variables=variables)
+    train = _spare_last(loader(ds, batch_size, "train", shuffle=True, seed=seed, transforms=transforms, **both), module)
+    val = loader(ds, batch_size, "val", **both)
     return fit(module, train, val, out, seed=seed, **kw)
 
 # %% ../../nbs/04_training/06_fit.ipynb #plot-history
