@@ -60,7 +60,8 @@ def _sign_flip(
 # %% ../../nbs/04_training/12_comparison.ipynb #t-tests
 def _welch(a, b):
     "t and P of a difference in means, unequal variances; `NaN` where neither side varies"
-    return tuple(stats.ttest_ind(a, b, equal_var=False)) if np.ptp(a) > 0 or np.ptp(b) > 0 else (np.nan, np.nan)
+    facts = [v for x in (a, b) for v in (x.mean(), x.std(ddof=1) if np.ptp(x) > 0 else 0., len(x))]
+    return tuple(stats.ttest_ind_from_stats(*facts, equal_var=False)) if facts[1] or facts[4] else (np.nan, np.nan)
 
 def _paired_t(a, b):
     "t and P of the mean difference; `NaN` where all differences are the same"
