@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu, pearsonr, spearmanr
 from sklearn.metrics import roc_auc_score
 
+from eugene.etl.datasets import ray13
 from eugene.etl.encodings import kmer_names
-from eugene.etl.sequences import random_seqs
+from eugene.etl.sequences import from_bytes, random_seqs
 from eugene.training.kmer_metrics import kmer_agreement, kmer_index, kmer_performance, kmer_scores
 
 
@@ -170,23 +171,26 @@ def test_bad_input_is_refused(simulated, change, error, message):
 
 @pytest.fixture(scope="module")
 def ray(data_dir):
-    "All probes of the sample, their set, the intensities of 19 proteins, and what is known about each"
-    table = pd.read_csv(data_dir / "ray13" / "rnacompete_probes_19rbp.tsv.gz", sep="\t", engine="c")
+    "Probes of the sample as text and as padded bytes, which are of SetA, the intensities of 19 proteins, and what is known about each"
+    ds = ray13("sample", path=data_dir)
     guide = pd.read_csv(data_dir / "ray13" / "rbp_guide.tsv", sep="\t").set_index("column")
-    return table["RNA_Seq"].astype(object).values, (table["Probe_Set"] == "SetA").values, table[list(guide.index)], guide
+    assert ds["target"].values.tolist() == list(guide.index)
+    seqs = ds["seq"].values
+    text = np.array([s.strip("N") for s in from_bytes(seqs)], object)
+    return text, seqs, ds["Probe_Set"].values == "SetA", ds["targets"].values, guide
 
 
 @pytest.fixture(scope="module")
 def halves(ray):
-    seqs, in_a, x, _ = ray
-    return [kmer_scores(kmer_index(seqs[rows]), x.values[rows]) for rows in (in_a, ~in_a)]
+    _, seqs, in_a, x, _ = ray
+    return [kmer_scores(kmer_index(seqs[rows]), x[rows]) for rows in (in_a, ~in_a)]
 
 
 def test_real_scores_are_the_definition(ray, halves):
     "Five 7-mers of SetB, the best bound among them; the values have three digits, so ties abound"
-    seqs, in_a, x, _ = ray
-    seqs, scores = seqs[~in_a], halves[1]
-    column, x = list(x.columns).index("RBP04"), x["RBP04"].values[~in_a]
+    text, _, in_a, x, guide = ray
+    seqs, scores, column = text[~in_a], halves[1], list(guide.index).index("RBP04")
+    x = x[~in_a, column].astype(float)
     assert len(np.unique(x)) < len(x) / 10
     words = [scores.names[i] for i in np.argsort(-scores.z[:, column])[:2]] + ["GAUAGGG", "AAAAAAA", "GCGCGCG"]
     rows = [scores.names.index(w) for w in words]
@@ -206,14 +210,14 @@ def medians(seqs, x):
 
 def test_real_medians_are_those_of_another_program(ray, halves):
     "All 16,384 7-mers of SetB for the worst experiment"
-    seqs, in_a, x, guide = ray
+    text, _, in_a, x, guide = ray
     column = list(guide.index).index("RBP35")
-    np.testing.assert_array_equal(halves[1].median[:, column], medians(seqs[~in_a], x["RBP35"].values[~in_a]))
+    np.testing.assert_array_equal(halves[1].median[:, column], medians(text[~in_a], x[~in_a, column].astype(float)))
 
 
 def test_real_halves_agree_as_known(ray, halves):
     "Beside the agreement that `rbp_guide.tsv` found with a mean instead of the median: near for all but RBP35, a poor experiment in both"
-    guide = ray[3]
+    guide = ray[-1]
     table = kmer_agreement(*halves, names=list(guide.index)).set_index("target")
     away = (table["z_pearson"] - guide["setA_setB_7mer_z_pearson"]).drop("RBP35").abs()
     assert away.max() < .055 and table["z_pearson"].drop("RBP35").between(.85, .97).all()
@@ -222,7 +226,7 @@ def test_real_halves_agree_as_known(ray, halves):
 
 
 def test_real_best_words_are_as_known(ray, halves):
-    guide, scores = ray[3], halves[1]
+    guide, scores = ray[-1], halves[1]
     for protein in ("RBP04", "RBP11"):
         column = list(guide.index).index(protein)
         best = {scores.names[i] for i in np.argsort(-scores.z[:, column])[:60]}
