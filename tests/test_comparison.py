@@ -168,6 +168,13 @@ def test_one_run_a_side_gives_sizes_and_no_p_value(test):
     assert found.summary[["sd", "low", "high"]].isna().all(axis=None) and found.summary["mean"].tolist() == [.5, .7, .6]
 
 
+def test_other_types_of_columns_are_welcome(paper):
+    told = compare(paper, by="system").pairs
+    for change in (paper.astype({"architecture": "category", "system": "category"}), paper.convert_dtypes(), paper.set_index("seed", drop=False)):
+        pd.testing.assert_frame_equal(compare(change, by="system").pairs, told, check_dtype=False)
+    with pytest.raises(ValueError, match="1 runs have no r2"): compare(paper.assign(r2=paper["r2"].astype("Float64").where(paper.index > 0)), by="system")
+
+
 def test_a_group_with_one_architecture_is_named(paper):
     with pytest.raises(ValueError, match="{'system': 'proto'} has CNN"): compare(paper[(paper["system"] == "leaf") | (paper["architecture"] == "CNN")], by="system")
     with pytest.raises(ValueError, match="no column 'target'"): compare(paper, by="target")

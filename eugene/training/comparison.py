@@ -34,11 +34,12 @@ def _check_runs(
     keys = [*by, "architecture", "seed"]
     if len({*keys, metric}) <= len(keys): raise ValueError(f"`metric` is {metric!r} and `by` is {by}; expected columns other than each other, 'architecture' and 'seed'.")
     rows = table[[*keys, metric]].reset_index(drop=True)
+    rows = rows.astype({k: object for k in keys if isinstance(rows[k].dtype, pd.CategoricalDtype)})
     if len(rows) and not pd.api.types.is_numeric_dtype(rows[metric]): raise ValueError(f"Column {metric!r} holds {rows[metric].iloc[0]!r}; expected numbers.")
     def say(bad): return "; ".join(", ".join(f"{k} {rows.loc[i, k]}" for k in keys) for i in np.flatnonzero(bad)[:3])
     bad = rows[keys].isna().any(axis=1)
     if bad.any(): raise ValueError(f"{bad.sum()} rows have no architecture, seed or group: {say(bad)}.")
-    bad = ~np.isfinite(rows[metric].astype(float))
+    bad = ~np.isfinite(rows[metric].to_numpy(float, na_value=np.nan))
     if bad.any(): raise ValueError(f"{bad.sum()} runs have no {metric}: {say(bad)}. Leaving them out would favour what fails: train them again, or drop them knowingly with table.dropna().")
     bad = rows.duplicated(keys)
     if bad.any():
