@@ -83,7 +83,9 @@ def _intervals(
     if not 0 < ci < 1: raise ValueError(f"`ci` is {ci!r}; expected a share between 0 and 1, 0.95 say.")
     if n_boot < 1: raise ValueError(f"`n_boot` is {n_boot}; an interval needs draws, 1000 say.")
     if cluster is not None and len(cluster) != len(y): raise ValueError(f"`cluster` has {len(cluster)} labels for {len(y)} rows.")
-    drawn = np.stack([_metric_rows(y[i], p[i], metrics, overall) for i in _draws(len(y), n_boot, seed, cluster)])
+    order = np.lexsort((y[:, 0], p[:, 0])) # rows in one order, however they came; ranks of sorted rows also take half the time
+    y, p, cluster = y[order], p[order], None if cluster is None else np.asarray(cluster)[order]
+    drawn = np.stack([_metric_rows(y[i], p[i], metrics, overall) for i in map(np.sort, _draws(len(y), n_boot, seed, cluster))])
     enough = (~np.isnan(drawn)).mean(0) >= .5
     low, high = np.nanquantile(np.where(enough, drawn, 0), [(1 - ci) / 2, (1 + ci) / 2], axis=0)
     return np.where(enough, low, np.nan), np.where(enough, high, np.nan)
