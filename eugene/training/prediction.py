@@ -203,14 +203,17 @@ def _regrouped(
     rows:int,                   # Rows of a block
 ) -> Iterator[np.ndarray]:      # The same rows, `rows` at a time
     "Blocks of one size out of batches of another"
-    held, n = [], 0
+    block, n = None, 0
     for part in parts:
-        held.append(part); n += len(part)
-        while n >= rows:
-            whole = np.concatenate(held)
-            yield whole[:rows]
-            held, n = [whole[rows:]], n - rows
-    if n: yield np.concatenate(held)
+        while len(part):
+            if block is None: block = np.empty((rows, *part.shape[1:]), part.dtype)
+            k = min(len(part), rows - n)
+            block[n:n + k] = part[:k]
+            part, n = part[k:], n + k
+            if n == rows:
+                yield block
+                block, n = None, 0
+    if n: yield block[:n]
 
 # %% ../../nbs/04_training/09_prediction.ipynb #outline-predictions
 def _beside(
