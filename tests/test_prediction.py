@@ -250,7 +250,8 @@ class Pair(nn.Module):
     (SumModel(), ["ACGT"], {"precision": "16"}, ValueError, "'32', 'bf16'"),
     (SumModel(), ["ACGT"], {"out": 3}, TypeError, "`out` is an int"),
     (SumModel(), ["ACGT"], {"activate": True}, ValueError, "no method `activate`"),
-    (SumModel(), ["MKV"], {"alphabet": "protein", "strands": "both"}, ValueError, ""),
+    (SumModel(), ["MKV"], {"alphabet": "protein", "strands": "both"}, ValueError, "no complement"),
+    (SumModel(), None, {}, TypeError, "`data` is None"),
 ])
 def test_what_is_wrong_is_said(model, data, how, error, says):
     with pytest.raises(error, match=says): predict(model, data, **how)

@@ -23,7 +23,7 @@ from ..core import as_path, choose, pick_device, progress_bar
 from ..etl.augmentation import Part, RawBatch, centre, turn_rows
 from ..etl.building import _blocks, _prepare, _read_block
 from ..etl.fasta import GenomeFASTA, read_fasta
-from ..etl.loading import Rows, _ahead, _in_letters
+from ..etl.loading import Rows, _ahead, _batch_size, _in_letters
 from ..etl.seqdata import Layout, _check_complete, _check_replaceable, _fill_store, _ids, _new_store, _Store, _store_path, _text_of, open_zarr
 from ..etl.sequences import Alphabet, check_ohe, get_alphabet, ohe, reverse_complement, to_bytes
 from ..layers.strands import merge_strands
@@ -132,6 +132,7 @@ def _source(
 ) -> _Source:                    # The sequences
     "Find out how many sequences `data` holds and how to encode some of them"
     data, letters = _opened(data), get_alphabet(alphabet or "DNA")
+    if data is None: raise TypeError("`data` is None; expected sequences (text, bytes, one-hot), a Dataset, or the path of a FASTA file or a store.")
     if _is_onehot(data):
         check_ohe(data, "data", letters.size)
         take = lambda i, j: data[i:j] if isinstance(data, torch.Tensor) else torch.from_numpy(np.require(data[i:j], requirements=("C", "W")))
@@ -276,7 +277,7 @@ def _checked_how(
     activate:bool, strands:str, precision:str,
 ) -> _How: # How a batch is scored
     "Check the words of `predict`. Raises `ValueError` for one that means nothing."
-    if batch_size < 1: raise ValueError(f"`batch_size` is {batch_size}; a batch holds at least 1 sequence.")
+    _batch_size(batch_size)
     choose(unknown, ("zero", "uniform"), "`unknown` of predict (which gives every sequence its row)")
     choose(strands, STRAND_WAYS, "`strands`"); choose(precision, ("32", "bf16"), "`precision`")
     if activate and not hasattr(model, "activate"): raise ValueError(f"{type(model).__name__} has no method `activate`; apply the activation to the result yourself.")
