@@ -12,7 +12,7 @@ from eugene.core import rng
 from eugene.etl import seqdata
 from eugene.etl.building import read_genome
 from eugene.etl.fasta import write_fasta
-from eugene.etl.loading import loader
+from eugene.etl.loading import Rows, loader
 from eugene.etl.seqdata import make_dataset, open_zarr, to_zarr
 from eugene.etl.sequences import ohe, random_seqs, reverse_complement
 from eugene.models.activity import Jores21CNN
@@ -181,6 +181,14 @@ def test_a_store_with_a_chunk_lost_is_refused(seqs, tmp_path):
     predict(SumModel(), seqs, out=tmp_path / "p.zarr")
     next(p for p in (tmp_path / "p.zarr/prediction/c").rglob("*") if p.is_file()).unlink()
     with pytest.raises(ValueError, match="not complete"): open_predictions(tmp_path / "p.zarr")
+
+
+def test_a_store_is_read_once_and_in_large_pieces(tmp_path, monkeypatch):
+    to_zarr(make_dataset(random_seqs(20_000, 100, seed=9)), tmp_path / "many.zarr")
+    pieces, read = [], Rows.read_piece
+    monkeypatch.setattr(Rows, "read_piece", lambda self, piece: pieces.append(piece) or read(self, piece))
+    predict(SumModel(), open_zarr(tmp_path / "many.zarr"), batch_size=100)
+    assert len(pieces) < 10 and sum(b - a for a, b in pieces) < 1.1 * 20_000
 
 
 def test_memory_does_not_grow_with_the_number_of_rows(tmp_path, monkeypatch):
