@@ -156,7 +156,7 @@ def _wilson(
     "95% interval of a share (Wilson 1927)"
     z2 = norm.ppf(.975)**2
     middle, half = (hits + z2/2) / (n + z2), np.sqrt(z2) / (n + z2) * np.sqrt(hits * (n - hits) / n + z2/4)
-    return middle - half, middle + half
+    return np.clip(middle - half, 0, 1), np.clip(middle + half, 0, 1)
 
 # %% ../../nbs/04_training/14_uncertainty.ipynb #calibration-table
 BINNING = ("width", "count") # Bins of equal width, or with equally many sequences
