@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from eugene.core import rng
-from eugene.etl import seqdata
+from eugene.etl import loading, seqdata
 from eugene.etl.building import read_genome
 from eugene.etl.fasta import write_fasta
 from eugene.etl.loading import Rows, loader
@@ -18,7 +18,8 @@ from eugene.etl.sequences import ohe, random_seqs, reverse_complement
 from eugene.models.activity import Jores21CNN
 from eugene.models.zoo import build_arch
 from eugene.models.saving import save_model
-from eugene.training.prediction import evaluating, open_predictions, predict, predict_regions
+from eugene.training import prediction
+from eugene.training.prediction import open_predictions, predict, predict_regions
 from eugene.training.uncertainty import predict_dropout, predict_ensemble
 from toy_models import LinearModel, SumModel
 
@@ -181,6 +182,19 @@ def test_a_store_with_a_chunk_lost_is_refused(seqs, tmp_path):
     predict(SumModel(), seqs, out=tmp_path / "p.zarr")
     next(p for p in (tmp_path / "p.zarr/prediction/c").rglob("*") if p.is_file()).unlink()
     with pytest.raises(ValueError, match="not complete"): open_predictions(tmp_path / "p.zarr")
+
+
+def test_reading_ahead_in_a_thread_as_on_a_gpu_changes_nothing(model, seqs, tmp_path, monkeypatch):
+    to_zarr(make_dataset(seqs), tmp_path / "a.zarr")
+    alone = predict(model, open_zarr(tmp_path / "a.zarr"), batch_size=50, strands="both")
+    monkeypatch.setattr(prediction, "_ahead", lambda work, items, threads: loading._ahead(work, items, 1))
+    assert np.array_equal(predict(model, open_zarr(tmp_path / "a.zarr"), batch_size=50, strands="both"), alone)
+
+    class Fails(SumModel):
+        def forward(self, x): raise RuntimeError("in the model")
+
+    with pytest.raises(RuntimeError, match="in the model"): predict(Fails(), open_zarr(tmp_path / "a.zarr"), batch_size=50)
+    with pytest.raises(ValueError, match="one length"): predict(SumModel(), ["ACGT", "ACG"])
 
 
 def test_a_store_is_read_once_and_in_large_pieces(tmp_path, monkeypatch):
