@@ -237,8 +237,8 @@ class Labels(NamedTuple):
 
 LABELS = {
     "numbers": Labels(lambda y, c: np.isfinite(y), "finite numbers", "Remove the row, or set the value to NaN."),
-    "zero_one": Labels(lambda y, c: (y == 0) | (y == 1), "0 or 1", "Turn measurements into labels with `binarize_targets`, or use task='regression'."),
-    "classes": Labels(lambda y, c: (y >= 0) & (y < c) & (y == np.floor(y)), "whole numbers from 0 to one below the number of classes", "Number the classes from 0, and give the architecture `output_dim` = number of classes."),
+    "zero_one": Labels(lambda y, c: (y == 0) | (y == 1), "labels 0 and 1", "Turn measurements into labels with `binarize_targets`, or use task='regression'."),
+    "classes": Labels(lambda y, c: (y >= 0) & (y < min(c, 2**53)) & (y == np.floor(y)), "class numbers, whole, from 0 to one below the number of classes", "Number the classes from 0, and give the architecture `output_dim` = number of classes."),
     "counts": Labels(lambda y, c: (y >= 0) & (y < np.inf), "counts from 0 up", "Logarithms and differences are no counts: use the counts themselves, or task='regression'."),
 }
 

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'SCHEDULERS', 'KEEP', 'CHATTER', 'make_optimizer', 'parameter_groups', 'Scheduler', 'make_scheduler',
-           'split_batch', 'TaskNetwork', 'Scored', 'RunningMean', 'loss_sums', 'gather_rows', 'whole_set',
-           'validation_numbers', 'SequenceModule', 'quiet_lightning']
+           'split_batch', 'TaskNetwork', 'Scored', 'RunningMean', 'loss_sums', 'KeptBatches', 'gather_rows',
+           'whole_set', 'validation_numbers', 'SequenceModule', 'quiet_lightning']
 
 # %% ../../nbs/04_training/03_sequence_module.ipynb #imports
-import contextlib, fnmatch, inspect, logging, warnings
+import contextlib, fnmatch, inspect, logging, math, warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -85,7 +85,7 @@ def _warmup_cosine(
     rise = round(warmup * total_steps)
     def share(step):
         if step < rise: return (step + 1) / (rise + 1)
-        return floor + (1 - floor) * (1 + np.cos(np.pi * min(1, (step - rise) / max(total_steps - rise, 1)))) / 2
+        return floor + (1 - floor) * (1 + math.cos(math.pi * min(1, (step - rise) / max(total_steps - rise, 1)))) / 2
     return torch.optim.lr_scheduler.LambdaLR(optimizer, share, last_epoch)
 
 def _one_cycle(
@@ -220,6 +220,15 @@ def _optimizers(
         return {"optimizer": optimizer}
     return {"optimizer": optimizer, "lr_scheduler": make_scheduler(optimizer, settings["scheduler"], run or {"step": 100, "epoch": 10}, **settings["scheduler_kwargs"])}
 
+# %% ../../nbs/04_training/03_sequence_module.ipynb #run-length
+def _run_length(
+    module:LightningModule,    # Module with `settings`
+) -> dict[str, float]|None:    # Length of the run in `step` and in `epoch`; None if nobody needs it, or there is no run
+    "How long the trainer will train"
+    row = SCHEDULERS.get(module.settings["scheduler"])
+    if row is None or row.length is None or module._trainer is None: return None
+    return {"step": module.trainer.estimated_stepping_batches, "epoch": module.trainer.max_epochs or -1}
+
 # %% ../../nbs/04_training/03_sequence_module.ipynb #running-mean
 class RunningMean(Metric):
     "The mean that sums of weighted losses and of weights make, over batches and processes"
@@ -253,9 +262,31 @@ def loss_sums(
     if "weight" not in inspect.signature(loss).parameters: raise ValueError("The batches have sample weights and the loss has no parameter `weight`. Give it one, or load without `weights`.")
     return loss(batch.scores, batch.y, weight=batch.weight) * n, n
 
-# %% ../../nbs/04_training/03_sequence_module.ipynb #gather-rows
-KEEP = 2**28 # Numbers of a validation set kept for its metrics; 1 GiB of scores (our choice)
+# %% ../../nbs/04_training/03_sequence_module.ipynb #kept
+KEEP = 2**28 # Scores of a validation set kept for its metrics, 1 GiB (our choice)
 
+class KeptBatches:
+    "Batches of a validation set on the CPU, up to a number of scores"
+    def __init__(
+        self,
+        most:int=KEEP, # Scores to keep at most; the first batch always is
+    ):
+        self.most, self.size, self.full, self.batches = most, 0, False, []
+
+    def keep(
+        self,
+        batch:Scored, # What a network made of a batch
+    ) -> None:
+        "Keep a batch if there is room. Logs a warning when there is none."
+        n = batch.scores.numel()
+        if not self.full and self.batches and self.size + n > self.most:
+            self.full = True
+            log.warning("The validation set has more than %d scores: `val_loss` and metrics are those of its first %d batches. A smaller set is enough to stop by.", self.most, len(self.batches))
+        if self.full: return
+        self.batches.append(Scored(*(None if v is None else v.detach().cpu() for v in batch)))
+        self.size += n
+
+# %% ../../nbs/04_training/03_sequence_module.ipynb #gather-rows
 def gather_rows(
     module:LightningModule, # Module in training
     rows:Tensor,            # What this process has, `(n, ...)`; `n` may differ from process to process
@@ -276,8 +307,8 @@ def whole_set(
     "All batches of all processes, no row twice"
     joined = [None if values[0] is None else gather_rows(module, torch.cat(values)) for values in zip(*parts)]
     if module.trainer.world_size > 1 and joined[3] is not None:
-        rows, first = np.unique(joined[3].numpy(), return_index=True)
-        joined = [None if v is None else v[torch.from_numpy(first)] for v in joined]
+        first = np.unique(joined[3].numpy(), return_index=True)[1]
+        if len(joined[3]) - len(first) < module.trainer.world_size: joined = [None if v is None else v[torch.from_numpy(first)] for v in joined]
     return Scored(*joined)
 
 # %% ../../nbs/04_training/03_sequence_module.ipynb #validation-numbers
@@ -314,7 +345,7 @@ class SequenceModule(TaskNetwork):
         super().__init__(arch, task, activation)
         self.settings = dict(task=task, loss=loss, optimizer=optimizer, lr=dict(lr) if isinstance(lr, Mapping) else lr, optimizer_kwargs=dict(optimizer_kwargs or {}),
                              scheduler=scheduler, scheduler_kwargs=dict(scheduler_kwargs or {}), activation=activation)
-        self.loss, self.epoch_loss, self._seen, self._kept = get_loss(loss), RunningMean(), [], 0
+        self.loss, self.epoch_loss, self._kept = get_loss(loss), RunningMean(), KeptBatches()
         _optimizers(self._named(), self.settings)
 
     def _named(self): return [(name.removeprefix("arch."), p) for name, p in self.named_parameters()]
@@ -333,34 +364,24 @@ class SequenceModule(TaskNetwork):
 
     def on_validation_epoch_start(self) -> None:
         "Forget what an interrupted validation left"
-        self._seen, self._kept = [], 0
+        self._kept = KeptBatches()
 
     def validation_step(
         self,
         batch:Any,       # Batch with targets
         batch_idx:int=0, # Number of the batch; on the first the labels are checked
     ) -> None:
-        "Keep scores and targets of one batch, up to `KEEP` numbers"
-        scored = _scored(self, batch, batch_idx == 0)
-        if batch_idx and self._kept + scored.scores.numel() > KEEP: return self._too_much()
-        self._seen.append(Scored(*(None if v is None else v.detach().cpu() for v in scored)))
-        self._kept += scored.scores.numel()
-
-    def _too_much(self):
-        if self._kept < KEEP: log.warning("The validation set has more than %d numbers: `val_loss` and metrics are those of its first %d batches. A smaller set is enough to stop by.", KEEP, len(self._seen))
-        self._kept = KEEP
+        "Keep scores and targets of one batch"
+        self._kept.keep(_scored(self, batch, batch_idx == 0))
 
     def on_validation_epoch_end(self) -> None:
         "Log `val_loss` and the metrics of the task over the whole validation set"
-        whole = whole_set(self, self._seen)
+        whole, self._kept = whole_set(self, self._kept.batches), KeptBatches()
         self.log_dict(validation_numbers(self, whole.scores, whole.y, whole.weight))
-        self._seen = []
 
     def configure_optimizers(self) -> dict: # In the form Lightning takes
         "Optimiser and schedule"
-        schedule = SCHEDULERS.get(self.settings["scheduler"])
-        ask = schedule is not None and schedule.length is not None and self._trainer is not None
-        return _optimizers(self._named(), self.settings, {"step": self.trainer.estimated_stepping_batches, "epoch": self.trainer.max_epochs or -1} if ask else None)
+        return _optimizers(self._named(), self.settings, _run_length(self))
 
 # %% ../../nbs/04_training/03_sequence_module.ipynb #quiet-lightning
 CHATTER = (".*does not have many workers", ".*number of training batches", ".*[Cc]heckpoint directory", ".*LeafSpec", ".*GPU available but not used")
