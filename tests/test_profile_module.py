@@ -262,6 +262,14 @@ def test_the_median_rule(ds):
     assert window_counts(torch.tensor(ds["profile"].values), 1)[:, 0].tolist() == ds["profile"].values.sum((1, 2)).tolist()
 
 
+def test_a_count_is_the_sum_of_the_strands_of_its_task():
+    reads = torch.tensor([1., 10, 100, 1000])[None, :, None].repeat(2, 1, 3)
+    assert window_counts(reads, 2).tolist() == [[33, 3300]] * 2 and window_counts(reads, 4).tolist() == [[3, 30, 300, 3000]] * 2
+    scores = ProfileScores(); scores.add(ProfileOutput(torch.zeros(2, 4, 3), torch.tensor([[33., 3300.]] * 2).log1p()), reads)
+    table = scores.table(["a+", "a-", "b+", "b-"])
+    assert table["task"].tolist() == ["a+, a-", "b+, b-"] and np.allclose(table["count_mse"], 0, atol=1e-6)
+
+
 def test_validation_keeps_a_few_numbers_of_a_window(ds):
     module, n = ProfileModule(small()), 0
     for batch in loader(ds, 7): module.validation_step(batch); n += len(batch.x)
