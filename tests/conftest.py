@@ -15,3 +15,12 @@ def data_dir():
     if folder.is_dir(): return folder
     pytest.skip(f"no real data: EUGENE_DATA is {told!r}, which is no folder" if told else
                 "no real data: EUGENE_DATA is not set and there is no ../shared/data")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment_as_it_was():
+    "What a file of tests sets in the environment ends with it: a cluster of dask leaves OMP_NUM_THREADS and MKL_NUM_THREADS at 1"
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)

@@ -325,7 +325,8 @@ def test_an_interrupted_process_leaves_no_litter(files, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     code = f"""
-import time, pandas as pd
+import signal, time, pandas as pd
+signal.signal(signal.SIGINT, signal.default_int_handler) # a job in the background inherits that it ignores it
 from eugene.etl import building, seqdata
 seqdata._chunk_rows = lambda n, widest, length: 16
 write = building._fill_store

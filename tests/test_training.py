@@ -85,7 +85,7 @@ def test_another_process_gets_the_same_weights_and_can_take_them_up(one, tmp_pat
     "Whatever state its own random numbers are in, and however many processes encode"
     to_zarr(one, tmp_path / "ds.zarr")
     here = quick(from_config(SMALL, seed=3), one, tmp_path / "here")
-    env = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    env = {**os.environ, **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(torch.get_num_threads()))} # the last bits of a sum depend on it
     there = subprocess.run([sys.executable, "-c", script(tmp_path / "ds.zarr", tmp_path / "there", noise=7, num_workers=1)],
                            capture_output=True, text=True, env=env, check=True)
     assert "UserWarning" not in there.stderr, there.stderr
@@ -288,7 +288,7 @@ def test_metrics_agree_with_scipy_and_scikit_learn(seed):
         assert np.allclose(metrics.METRICS[name](gaps, p), [expected[0], other(truth[kept, 1], p[kept, 1])]), name
 
 
-@pytest.mark.parametrize("name", list(LOSSES))
+@pytest.mark.parametrize("name", [name for name, row in LOSSES.items() if not row.classes])  # those of classes: test_tasks.py
 def test_losses_agree_with_torch_where_all_is_measured_and_where_not(name):
     gen = torch.Generator().manual_seed(0)
     scores, y = torch.randn(40, 3, generator=gen, requires_grad=True), torch.rand(40, 3, generator=gen)
