@@ -396,6 +396,26 @@ def test_chrombpnet_in_two_steps(world, tmp_path):
     assert follow["bias"] > .7 and abs(follow["main"]) < .3, follow
 
 
+def test_basenji_learns_bins_by_the_poisson_task(tmp_path):
+    "Profiles in bins are one tensor `(N, T, bins)`, for a sequence module: simulated reads in bins with a CG"
+    import pytorch_lightning as pl
+    from eugene.models.profile import Basenji
+    from eugene.training.losses import get_loss
+    from eugene.training.sequence_module import SequenceModule, quiet_lightning
+    gen, seqs = rng(0), random_seqs(300, 64, seed=0)
+    rate = np.array([[.2 + 3. * ("CG" in s[i:i + 4]) for i in range(0, 64, 4)] for s in seqs])
+    made = add_tracks(make_dataset(seqs), "bins", gen.poisson(rate)[:, None].astype("float32"), bin_width=4)
+    batches = lambda ds: torch.utils.data.DataLoader([b._replace(y=b.extra["bins"], extra=None) for b in loader(ds, 30)], batch_size=None, collate_fn=lambda b: b)
+    module = SequenceModule(seeded(Basenji, 64, 1, (8, 8), 6, 1, 16, 0, 0.), task="poisson", lr=.01)
+    with quiet_lightning(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        trainer = pl.Trainer(max_epochs=12, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+        trainer.fit(module, batches(made.isel(sequence=slice(0, 240))), batches(made.isel(sequence=slice(240, 300))))
+    held = torch.tensor(made["bins"].values[240:])
+    best, flat = (get_loss("poisson")(v.log(), held).item() for v in (torch.tensor(rate[240:, None]).float(), held.mean().expand(held.shape)))
+    assert trainer.callback_metrics["val_loss"].item() < .5 * (best + flat) and trainer.callback_metrics["val_pearson"].item() > .4
+
+
 # ---------------------------------------------------------------- what is wrong is said
 
 class Tensor(nn.Module):
