@@ -262,6 +262,14 @@ def test_the_median_rule(ds):
     assert window_counts(torch.tensor(ds["profile"].values), 1)[:, 0].tolist() == ds["profile"].values.sum((1, 2)).tolist()
 
 
+def test_a_count_is_the_sum_of_the_strands_of_its_task():
+    reads = torch.tensor([1., 10, 100, 1000])[None, :, None].repeat(2, 1, 3)
+    assert window_counts(reads, 2).tolist() == [[33, 3300]] * 2 and window_counts(reads, 4).tolist() == [[3, 30, 300, 3000]] * 2
+    scores = ProfileScores(); scores.add(ProfileOutput(torch.zeros(2, 4, 3), torch.tensor([[33., 3300.]] * 2).log1p()), reads)
+    table = scores.table(["a+", "a-", "b+", "b-"])
+    assert table["task"].tolist() == ["a+, a-", "b+, b-"] and np.allclose(table["count_mse"], 0, atol=1e-6)
+
+
 def test_validation_keeps_a_few_numbers_of_a_window(ds):
     module, n = ProfileModule(small()), 0
     for batch in loader(ds, 7): module.validation_step(batch); n += len(batch.x)
@@ -386,6 +394,26 @@ def test_chrombpnet_in_two_steps(world, tmp_path):
     cut = np.array([[s[i:i + 2] == b"GC" for i in range(40, 120)] for s in test["seq"].values.view("S160")[:, 0]], float)
     follow = {name: np.mean([np.corrcoef(z, c)[0, 1] for z, c in zip(predict_profiles(m, test, device="cpu").profile[:, 0], cut)]) for name, m in (("bias", whole.bias), ("main", whole.main))}
     assert follow["bias"] > .7 and abs(follow["main"]) < .3, follow
+
+
+def test_basenji_learns_bins_by_the_poisson_task(tmp_path):
+    "Profiles in bins are one tensor `(N, T, bins)`, for a sequence module: simulated reads in bins with a CG"
+    import pytorch_lightning as pl
+    from eugene.models.profile import Basenji
+    from eugene.training.losses import get_loss
+    from eugene.training.sequence_module import SequenceModule, quiet_lightning
+    gen, seqs = rng(0), random_seqs(300, 64, seed=0)
+    rate = np.array([[.2 + 3. * ("CG" in s[i:i + 4]) for i in range(0, 64, 4)] for s in seqs])
+    made = add_tracks(make_dataset(seqs), "bins", gen.poisson(rate)[:, None].astype("float32"), bin_width=4)
+    batches = lambda ds: torch.utils.data.DataLoader([b._replace(y=b.extra["bins"], extra=None) for b in loader(ds, 30)], batch_size=None, collate_fn=lambda b: b)
+    module = SequenceModule(seeded(Basenji, 64, 1, (8, 8), 6, 1, 16, 0, 0.), task="poisson", lr=.01)
+    with quiet_lightning(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        trainer = pl.Trainer(max_epochs=12, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+        trainer.fit(module, batches(made.isel(sequence=slice(0, 240))), batches(made.isel(sequence=slice(240, 300))))
+    held = torch.tensor(made["bins"].values[240:])
+    best, flat = (get_loss("poisson")(v.log(), held).item() for v in (torch.tensor(rate[240:, None]).float(), held.mean().expand(held.shape)))
+    assert trainer.callback_metrics["val_loss"].item() < .5 * (best + flat) and trainer.callback_metrics["val_pearson"].item() > .4
 
 
 # ---------------------------------------------------------------- what is wrong is said

@@ -344,7 +344,7 @@ class ProfileModule(_Validated):
         count_weight:float=10.,                 # Weight of the count loss (10: BPNet; or what `median_count_weight` says)
         head_weights:Sequence[float]|None=None, # Weight of each task; None: all alike
         optimizer:str="adam",                   # As in `make_optimizer`
-        lr:float=1e-3,                          # Step size at the start (1e-3: ChromBPNet; BPNet 4e-3)
+        lr:float|Mapping[str, float]=1e-3,      # Step size at the start (1e-3: ChromBPNet; BPNet 4e-3), or one for each layer, as in `parameter_groups`
         optimizer_kwargs:Mapping|None=None,     # More arguments of the optimiser
         scheduler:str|None=None,                # As in `make_scheduler`; None: the step size stays
         scheduler_kwargs:Mapping|None=None,     # Arguments of the schedule
@@ -352,7 +352,7 @@ class ProfileModule(_Validated):
         super().__init__(arch, profile, control)
         self.loss, self.heads = choose(loss, PROFILE_LOSSES, "loss of profiles"), _weights_of_heads(arch, count_weight, head_weights)
         self.settings = dict(profile=profile, control=control, loss=loss, count_weight=count_weight, head_weights=None if head_weights is None else list(head_weights),
-                             optimizer=optimizer, lr=lr, optimizer_kwargs=dict(optimizer_kwargs or {}), scheduler=scheduler, scheduler_kwargs=dict(scheduler_kwargs or {}))
+                             optimizer=optimizer, lr=dict(lr) if isinstance(lr, Mapping) else lr, optimizer_kwargs=dict(optimizer_kwargs or {}), scheduler=scheduler, scheduler_kwargs=dict(scheduler_kwargs or {}))
         self.met, self.seen, self.scores = False, [], ProfileScores()
         self.configure_optimizers()
 
