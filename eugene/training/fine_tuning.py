@@ -6,9 +6,8 @@
 __all__ = ['matching', 'find_head', 'replace_head', 'change_length', 'load_weights', 'load_run', 'FineTuning', 'fine_tune']
 
 # %% ../../nbs/04_training/07_fine_tuning.ipynb #imports
-import copy, fnmatch, inspect, json, os, pickle, re
+import copy, inspect, json, os, pickle
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +21,18 @@ from ..models.saving import _misfits, _shortly, load_model
 from ..models.zoo import build_arch
 from .configs import from_config
 from .fit import FitResult, _weights_hash, fit_dataset
-from .sequence_module import SequenceModule, make_optimizer, make_scheduler
+from .sequence_module import SequenceModule, _matches
 
 # %% ../../nbs/04_training/07_fine_tuning.ipynb #matching
-def _within(
-    name:str, # Name of a parameter, `arch.conv.0.weight`
-) -> list[str]: # That name and those of all layers around it, without `arch.`
-    "A parameter's name and the layers it is in"
-    words = name.removeprefix("arch.").split(".")
-    return [".".join(words[:i]) for i in range(1, len(words) + 1)]
-
 def matching(
     model:nn.Module,             # Module or network
-    patterns:str|Sequence[str],  # Names of layers or parameters, with `*`; or `re:` and a regular expression
+    patterns:str|Sequence[str],  # Names of layers or parameters, with `*`
 ) -> list[str]:                  # Names of parameters, in the model's order
-    "Parameters a pattern stands for. Raises `ValueError` for a pattern that finds none."
-    found, names = set(), [name for name, _ in model.named_parameters()]
+    "Parameters that patterns stand for. Raises `ValueError` for a pattern that finds none."
+    names, found = [name for name, _ in model.named_parameters()], set()
     for pattern in [patterns] if isinstance(patterns, str) else list(patterns):
-        hit = re.compile(pattern[3:] if pattern.startswith("re:") else fnmatch.translate(pattern.removeprefix("arch."))).fullmatch
-        new = {name for name in names if any(hit(part) for part in _within(name))}
-        if not new: raise ValueError(f"The pattern {pattern!r} finds no parameter. Layers are {', '.join(dict.fromkeys(p for name in names for p in _within(name)[:2]))}.")
+        new = {name for name in names if _matches(name.removeprefix("arch."), pattern.removeprefix("arch."))}
+        if not new: raise ValueError(f"The pattern {pattern!r} finds no parameter. Layers are {', '.join(dict.fromkeys('.'.join(name.removeprefix('arch.').split('.')[:2]) for name in names))}, and those in and around them.")
         found |= new
     return [name for name in names if name in found]
 
@@ -183,43 +174,38 @@ def load_run(
     if sha256(checkpoint) != manifest["checkpoint"]["sha256"]: raise ValueError(f"{checkpoint} is not the file its manifest describes (SHA-256 differs).")
     return load_weights(from_config({k: config.get(k, {}) for k in ("arch", "module")}), checkpoint).eval()
 
-# %% ../../nbs/04_training/07_fine_tuning.ipynb #grouped
-def _grouped(
-    module:LightningModule,   # Module with the `settings` of a `SequenceModule`
-    rates:Mapping[str, float],# Factor of the step size by parameter
-) -> dict:                    # What `configure_optimizers` returns
-    "The module's optimiser and schedule, with a group of parameters for each factor"
-    s, groups = module.settings, {1.: []}
-    for name, p in module.named_parameters(): groups.setdefault(rates.get(name, 1.), []).append(p)
-    optimizer = make_optimizer([{"params": ps, "lr": s["lr"] * factor} for factor, ps in groups.items() if ps], s["optimizer"], s["lr"], **s["optimizer_kwargs"])
-    if s["scheduler"] is None: return {"optimizer": optimizer}
-    return {"optimizer": optimizer, "lr_scheduler": make_scheduler(optimizer, s["scheduler"], **s["scheduler_kwargs"])}
-
 # %% ../../nbs/04_training/07_fine_tuning.ipynb #finetuning
 class FineTuning(Callback):
-    "Keep frozen parts as they are, give others their own step size, let some in later"
+    "Keep the batch norms of frozen parts as they are, and let some parts in later"
     def __init__(
         self,
-        rates:Mapping[str, float],          # Factor of the step size by parameter
-        unfreeze:Mapping[int, Sequence[str]],# Parameters that are no longer frozen, by epoch from 1
+        unfreeze:Mapping[int, Sequence[str]],# Parameters that are frozen until an epoch, counted from 1
     ):
-        self.rates, self.unfreeze = rates, unfreeze
-
-    def setup(self, trainer, pl_module, stage) -> None:
-        "Called by Lightning before it makes the optimiser"
-        if self.rates: pl_module.configure_optimizers = partial(_grouped, pl_module, self.rates)
+        self.unfreeze = unfreeze
 
     def on_train_epoch_start(self, trainer, pl_module) -> None:
-        "Called by Lightning: let in what is due, put frozen batch norms into evaluation mode"
-        due = {name for epoch, names in self.unfreeze.items() if epoch <= trainer.current_epoch + 1 for name in names}
+        "Called by Lightning, after the optimiser was made"
+        wait = {name: epoch for epoch, names in self.unfreeze.items() for name in names}
         for name, p in pl_module.named_parameters():
-            if name in due: p.requires_grad_(True)
+            if name in wait: p.requires_grad_(wait[name] <= trainer.current_epoch + 1)
         for layer in pl_module.modules():
             if isinstance(layer, nn.modules.batchnorm._BatchNorm) and list(layer.parameters()): layer.train(any(p.requires_grad for p in layer.parameters()))
 
-    def teardown(self, trainer, pl_module, stage) -> None:
-        "Called by Lightning at the end: the module is again what it was"
-        vars(pl_module).pop("configure_optimizers", None)
+# %% ../../nbs/04_training/07_fine_tuning.ipynb #resettled
+_FOLLOW = {"task": ("loss", "activation"), "loss": ("activation",), "optimizer": ("optimizer_kwargs",), "scheduler": ("scheduler_kwargs",)}
+
+def _resettled(
+    module:LightningModule, # Module with the `settings` of a `SequenceModule`
+    settings:Mapping,       # What to change in them
+) -> LightningModule:       # The module, or one of the same kind around the same network
+    "A module with other settings. Raises `ValueError` for one it does not have."
+    if not settings: return module
+    check_keys(settings, [p for p in inspect.signature(type(module)).parameters if p != "arch"], "`settings`")
+    gone = {name for k in settings for name in _FOLLOW.get(k, ())} - set(settings)
+    old = {k: v for k, v in module.settings.items() if k not in gone}
+    new = type(module)(module.arch, **{**old, **settings})
+    if config := getattr(module, "config", None): new.config = {**config, "module": {**{k: v for k, v in config.get("module", {}).items() if k not in gone}, **settings}}
+    return new
 
 # %% ../../nbs/04_training/07_fine_tuning.ipynb #prepare
 def _prepare(
@@ -230,32 +216,19 @@ def _prepare(
     seed:int,                # Seed of a new head
 ) -> tuple[LightningModule, str|None, dict]: # Module, name of its new head, and what it began from
     "The module to fine-tune. Raises `ValueError` or `TypeError` for what cannot be fine-tuned."
-    if "targets" not in ds: raise ValueError("The Dataset has no `targets`, which training needs. See make_dataset or read_table.")
     module = copy.deepcopy(source) if isinstance(source, nn.Module) else load_run(source)
     if not isinstance(module, LightningModule): module = SequenceModule(module)
     origin = {"from": type(module.arch).__name__ if isinstance(source, nn.Module) else Path(source).resolve().name, "weights": _weights_hash(module)}
     width, length = ds.sizes["position"] - 2 * int(ds.attrs.get("max_jitter", 0)), getattr(module.arch, "input_len", None)
     if length not in (None, width): module = change_length(module, width)
-    targets, name = ds.sizes["target"], None
-    if new_head is None: new_head = getattr(module.arch, "output_dim", targets) != targets
+    targets, name = ds.sizes.get("target"), None
+    if new_head is None: new_head = targets is not None and getattr(module.arch, "output_dim", targets) != targets
     if new_head is not False and new_head != {}:
+        if targets is None: raise ValueError("A new head has as many outputs as the Dataset has targets, and it has no `targets`. See make_dataset or read_table.")
         check_keys(wanted := {} if new_head is True else new_head, ("head", "keep"), "`new_head`")
         module = replace_head(module, targets, **{"seed": seed, **wanted})
         name = "arch." + wanted["head"].removeprefix("arch.") if "head" in wanted else find_head(module)
     return _resettled(module, settings), name, origin
-
-# %% ../../nbs/04_training/07_fine_tuning.ipynb #resettled
-def _resettled(
-    module:LightningModule, # Module with the `settings` of a `SequenceModule`
-    settings:Mapping,       # What to change in them
-) -> LightningModule:       # The module, or one of the same kind around the same network
-    "A module with other settings. Raises `ValueError` for one it does not have."
-    if not settings: return module
-    check_keys(settings, [p for p in inspect.signature(type(module)).parameters if p != "arch"], "`settings`")
-    old = {k: v for k, v in module.settings.items() if not (k == "loss" and "task" in settings) and not (k == "scheduler_kwargs" and "scheduler" in settings) and not (k == "optimizer_kwargs" and "optimizer" in settings)}
-    new = type(module)(module.arch, **{**old, **settings})
-    if config := getattr(module, "config", None): new.config = {**config, "module": {**{k: v for k, v in config.get("module", {}).items() if k in old or k == "class"}, **settings}}
-    return new
 
 # %% ../../nbs/04_training/07_fine_tuning.ipynb #fine-tune
 def fine_tune(
@@ -263,10 +236,9 @@ def fine_tune(
     ds:Any,                                  # Dataset with `targets` and `split`
     out:str|os.PathLike,                     # Folder of the new run
     freeze:str|Sequence[str]=(),             # Parts that stay, as in `matching`; a new head is never among them
-    rates:Mapping[str, float]|None=None,     # Factors of the step size by pattern; the last that fits counts
     unfreeze:Mapping[int, Any]|None=None,    # Patterns that take part from an epoch on, counted from 1
     new_head:bool|Mapping|None=None,         # Draw a new head, or `head` and `keep` of `replace_head`; None: if the number of targets differs
-    settings:Mapping|None=None,              # Settings of the module to change: `lr`, `task`, `scheduler`
+    settings:Mapping|None=None,              # Settings of the module to change: `lr`, for all or by layer as in `parameter_groups`, `task`, `scheduler`
     seed:int=0,                              # Seed of a new head, the order of batches, and dropout
     **kw,                                    # Arguments of `fit_dataset` and `fit`
 ) -> FitResult:                              # The trained copy, everything in it trainable again
@@ -274,14 +246,14 @@ def fine_tune(
     module, head, origin = _prepare(source, ds, new_head, settings or {}, seed)
     own = set(matching(module, head.removeprefix("arch."))) if head else set()
     frozen = [name for name in matching(module, freeze) if name not in own]
-    factors = {name: float(factor) for pattern, factor in (rates or {}).items() for name in matching(module, pattern)}
     later = {int(epoch): [name for name in matching(module, pattern) if name in frozen] for epoch, pattern in (unfreeze or {}).items()}
     was = {name: p.requires_grad for name, p in module.named_parameters()}
-    for name, p in module.named_parameters(): p.requires_grad_(was[name] and name not in frozen)
+    soon = {name for names in later.values() for name in names}
+    for name, p in module.named_parameters(): p.requires_grad_(was[name] and (name not in frozen or name in soon))
     if not any(p.requires_grad for p in module.parameters()): raise ValueError(f"freeze={freeze!r} leaves nothing to train. Ask for a new head with new_head=True, or freeze less.")
-    record = {**origin, "new_head": head, "freeze": frozen, "rates": factors, "unfreeze": later}
+    record = {**origin, "new_head": head, "freeze": frozen, "unfreeze": later}
     base = getattr(module, "config", None) or {"arch": {"class": type(module.arch).__name__}, "module": module.settings}
     module.config = {**base, "fine_tuning": record}
-    result = fit_dataset(module, ds, out, seed=seed, **{**kw, "callbacks": [FineTuning(factors, later), *kw.get("callbacks", [])]})
+    result = fit_dataset(module, ds, out, seed=seed, **{**kw, "callbacks": [FineTuning(later), *kw.get("callbacks", [])]})
     for name, p in result.module.named_parameters(): p.requires_grad_(was[name])
     return result

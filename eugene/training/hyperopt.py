@@ -130,11 +130,10 @@ def draw_trials(
 
 # %% ../../nbs/04_training/08_hyperopt.ipynb #search-data
 def search_data(
-    ds:Any, # Dataset with `targets` and `split`
+    ds:Any, # Dataset with `split`
 ) -> Any:   # Its `train` and `val` rows, in memory
-    "The Dataset without rows to test on. Raises `ValueError` if it has no targets, no split, or nobody on one side."
-    for name, maker in (("targets", "make_dataset or read_table"), ("split", "split_random or split_groups")):
-        if name not in ds: raise ValueError(f"The Dataset has no `{name}`, which a search needs. See {maker}.")
+    "The Dataset without rows to test on. Raises `ValueError` if it has no split, or nobody on one side."
+    if "split" not in ds: raise ValueError("The Dataset has no `split`, which a search needs. See split_random or split_groups.")
     side = ds["split"].values.astype(str)
     for name in ("train", "val"):
         if not (side == name).any(): raise ValueError(f"No sequence is on side {name!r}; a search learns from `train` and compares by `val`.")
@@ -303,6 +302,7 @@ class SearchResult(NamedTuple):
     best: dict           # Config of the best trial, as `fit_config` takes it
     out: Path            # Folder with `table.csv`, `best.yaml`, `search.json`, and the runs in `trials`
 
+# %% ../../nbs/04_training/08_hyperopt.ipynb #make-search-table
 def search_table(
     trials:Sequence[Mapping], # Value by path of each trial
     reports:Sequence[Mapping],# Last report of each trial
@@ -326,7 +326,7 @@ def _plan(
     stop_early:Any,       # As from `_stopper`
 ) -> dict:                # Plain values
     "What defines a search"
-    data = hash_arrays(*(ds[v].values for v in ("seq", "targets", "split") if v in ds))
+    data = hash_arrays(*(ds[v].values for v in sorted(map(str, ds.data_vars))))
     return json.loads(json.dumps({"config": config, "trials": trials, "stop_early": stop_early, "data": data}, default=str))
 
 def _begin(
