@@ -196,7 +196,7 @@ def ray_session(
     memory:int=200 << 20,   # Shared memory of a new one, bytes
 ) -> Iterator[Any]:         # The module `ray`
     "Ray within a block; what was started here is shut down. Raises `ImportError` if it is not installed."
-    with _environment(RAY_WORDS):
+    with _environment({k: v for k, v in RAY_WORDS.items() if not (address and k == "RAY_AUTH_MODE")}): # a cluster has its own rule for who may enter
         ray = need("ray", "to search over several processes", "tune")
         need("ray.tune", "to search over several processes", "tune")
         if ray.is_initialized():
