@@ -353,7 +353,8 @@ def test_groups_have_their_step_sizes_and_frozen_layers_stay(ds):
     before = Linear(2).state_dict()
     arch = Linear(2); arch.body.weight.requires_grad_(False)
     module, rates = SequenceModule(arch, optimizer="adamw", lr={"head": .1, "default": .01}, optimizer_kwargs={"weight_decay": .5}, scheduler="step", scheduler_kwargs={"step_size": 1, "gamma": .5}), Rates()
-    run(module, loader(ds, 30), loader(ds, 101), 2, callbacks=[rates])
+    trainer = run(module, loader(ds, 30), loader(ds, 101), 2, callbacks=[rates])
+    assert [len(g["params"]) for g in trainer.optimizers[0].param_groups] == [2, 1]
     assert rates.seen == [[.1, .01]] * 4 + [[.05, .005]] * 4
     after = module.arch.state_dict()
     assert torch.equal(after["body.weight"], before["body.weight"]) and not torch.equal(after["body.bias"], before["body.bias"]) and not torch.equal(after["head.weight"], before["head.weight"])
