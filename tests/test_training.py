@@ -107,7 +107,7 @@ def test_a_killed_run_cannot_pass_for_a_finished_one(one, tmp_path):
     again = quick(from_config(SMALL, seed=3), one, out, reuse=True)
     assert again.manifest["epochs"] == 2
     assert equal(weights(again.module), weights(quick(from_config(SMALL, seed=3), one, tmp_path / "clean").module))
-    assert sorted(p.name for p in out.iterdir()) == ["best.ckpt", "history.csv", "manifest.json"]
+    assert sorted(p.name for p in out.iterdir()) == ["best.ckpt", "history.csv", "last.ckpt", "manifest.json"]
 
 
 def test_each_seed_by_its_effect(one, tmp_path):
@@ -149,7 +149,7 @@ def test_the_manifest_says_what_made_the_weights(one, tmp_path):
     run = quick(from_config(SMALL, seed=3), one, tmp_path)
     manifest = json.loads((tmp_path / "manifest.json").read_text(), parse_constant=lambda c: pytest.fail(f"{c} is no JSON"))
     assert manifest == run.manifest
-    assert {"config", "layers", "seed", "data", "initial_weights", "metrics", "epochs", "best_epoch", "seconds", "finished", "eugene", "environment", "checkpoint"} == set(manifest)
+    assert {"config", "layers", "seed", "data", "initial_weights", "metrics", "epochs", "best_epoch", "seconds", "finished", "eugene", "environment", "processes", "checkpoint"} == set(manifest)
     assert manifest["config"]["arch"] == SMALL["arch"] and manifest["config"]["fit"]["epochs"] == 2
     assert manifest["data"]["rows"] == {"train": 300, "val": 100}
     assert run.manifest["metrics"]["val_loss"] == run.history["val_loss"].min()

@@ -134,10 +134,13 @@ def read_checkpoint(
     path = as_path(path, "path", "the path of a checkpoint", is_file=True)
     size = f"{path} ({path.stat().st_size:,} bytes)"
     if not zipfile.is_zipfile(path): raise ValueError(f"{size} is no checkpoint, or was cut off while it was written. Take another copy, or train again.")
-    try: found = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        with zipfile.ZipFile(path) as parts: # torch does not look at the checksums
+            if bad := parts.testzip(): raise RuntimeError(f"the checksum of {bad} does not fit")
+        found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as e:
         raise ValueError(f"{size} holds Python objects besides numbers, and reading them could run any code, so it is not read: {str(e).splitlines()[-1]} Save the weights alone: torch.save({{'state_dict': model.state_dict()}}, path).") from None
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as e: raise ValueError(f"{size} is damaged: {str(e).splitlines()[0]}. Take another copy, or train again.") from None
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError, zipfile.BadZipFile) as e: raise ValueError(f"{size} is damaged: {str(e).splitlines()[0]}. Take another copy, or train again.") from None
     if not isinstance(found, Mapping) or not isinstance(found.get("state_dict"), Mapping):
         raise ValueError(f"{size} has no `state_dict`; it holds {', '.join(map(str, list(found)[:5])) if isinstance(found, Mapping) else type(found).__name__}. Of weights alone make one: {{'state_dict': weights}}.")
     return found
