@@ -6,7 +6,7 @@
 __all__ = ['FILES', 'StepSeeds', 'check_finite', 'Watch', 'Bar', 'read_checkpoint', 'load_weights', 'Keep', 'isolated']
 
 # %% ../../nbs/04_training/07_callbacks.ipynb #cb-imports
-import contextlib, json, os, pickle, shutil, signal, zipfile
+import contextlib, json, os, pickle, re, shutil, signal, zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -139,7 +139,8 @@ def read_checkpoint(
             if bad := parts.testzip(): raise RuntimeError(f"the checksum of {bad} does not fit")
         found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as e:
-        raise ValueError(f"{size} holds Python objects besides numbers, and reading them could run any code, so it is not read: {str(e).splitlines()[-1]} Save the weights alone: torch.save({{'state_dict': model.state_dict()}}, path).") from None
+        what = re.search(r"GLOBAL (\S+)", str(e))
+        raise ValueError(f"{size} holds Python objects besides numbers{f' ({what[1]})' if what else ''}, and reading them could run any code, so it is not read. Save the weights alone: torch.save({{'state_dict': model.state_dict()}}, path).") from None
     except (RuntimeError, EOFError, OSError, KeyError, ValueError, zipfile.BadZipFile) as e: raise ValueError(f"{size} is damaged: {str(e).splitlines()[0]}. Take another copy, or train again.") from None
     if not isinstance(found, Mapping) or not isinstance(found.get("state_dict"), Mapping):
         raise ValueError(f"{size} has no `state_dict`; it holds {', '.join(map(str, list(found)[:5])) if isinstance(found, Mapping) else type(found).__name__}. Of weights alone make one: {{'state_dict': weights}}.")
