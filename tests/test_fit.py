@@ -17,7 +17,7 @@ from eugene.etl.seqdata import make_dataset
 from eugene.etl.sequences import random_seqs
 from eugene.training.callbacks import load_weights, read_checkpoint
 from eugene.training.fit import fit, fit_dataset
-from eugene.training.sequence_module import SequenceModule
+from eugene.training.sequence_module import OPTIMIZERS, SCHEDULERS, SequenceModule
 
 ROOT = Path(__file__).parents[1]
 
@@ -181,6 +181,24 @@ def test_early_stopping_counts_on_across_a_stop(tmp_path):
     same_run(tmp_path / "whole", tmp_path / "parts")
     train(tmp_path / "parts", module=still(), epochs=20, resume=True)  # it had stopped, and would have stopped then
     assert json.loads((tmp_path / "parts" / "manifest.json").read_text())["epochs"] == 4
+
+
+@pytest.mark.parametrize("kw", [dict(scheduler=None, scheduler_kwargs=None, optimizer=o) for o in OPTIMIZERS] + [dict(scheduler=s, scheduler_kwargs={"milestones": [1, 2]} if s == "multistep" else {}) for s in SCHEDULERS], ids=lambda kw: str(kw["scheduler"] or kw["optimizer"]))
+def test_every_optimizer_and_schedule_goes_on(tmp_path, kw, monkeypatch):
+    "An error in the third epoch; what an optimiser or a schedule remembers is read back without pickle"
+    from eugene.training.callbacks import Watch
+    real, calls = Watch.on_train_batch_end, []
+
+    def fails(self, *args):
+        calls.append(1); real(self, *args)
+        if len(calls) == 20: raise RuntimeError("the lights went out")
+    go = lambda out, **more: train(out, module=network(**{"lr": .01, **kw}), epochs=4, patience=None, **more)
+    go(tmp_path / "whole")
+    with monkeypatch.context() as m, pytest.raises(RuntimeError, match="lights"): m.setattr(Watch, "on_train_batch_end", fails); go(tmp_path / "parts")
+    go(tmp_path / "parts", resume=True)
+    same_run(tmp_path / "whole", tmp_path / "parts")
+    if SCHEDULERS.get(kw["scheduler"]) and SCHEDULERS[kw["scheduler"]].length:  # spans the run
+        with pytest.raises(ValueError, match="config.fit.epochs: 4 on record, 5 now"): train(tmp_path / "parts", module=network(**{"lr": .01, **kw}), epochs=5, patience=None, resume=True)
 
 
 # ---------------------------------------------------------------- what is refused

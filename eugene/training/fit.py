@@ -11,14 +11,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 
 from ..core import as_path, choose, log, need, pick_device, sha256
 from ..etl.loading import Loader, loader
 from .callbacks import Bar, Keep, StepSeeds, Watch, LightningModule, Trainer, isolated, load_weights, read_checkpoint
+from .losses import TASKS, check_targets
 from .records import differences, experiment, read_history, write_manifest
-from .sequence_module import quiet_lightning
+from .sequence_module import SCHEDULERS, SequenceModule, quiet_lightning
 
 # %% ../../nbs/04_training/08_fit.ipynb #accelerator
 def _accelerator(
@@ -67,11 +69,12 @@ def make_trainer(
 
 # %% ../../nbs/04_training/08_fit.ipynb #whole
 def _whole(
-    val:Any,       # Batches to stop by
-    processes:int, # Processes that train together
-) -> Any:          # The same; of several processes each gets all rows
-    "Validation rows, not shared out"
-    if processes == 1: return val
+    module:LightningModule, # Module to train
+    val:Any,                # Batches to stop by
+    processes:int,          # Processes that train together
+) -> Any:                   # The same; where nobody puts shares together, each process gets all rows
+    "Validation rows, not shared out unless the module gathers what the processes found"
+    if processes == 1 or isinstance(module, SequenceModule): return val
     val = copy.copy(val)
     val.sampler = copy.copy(val.sampler)
     val.sampler.shard = (0, 1)
@@ -118,10 +121,12 @@ def _folder(
 def _same(
     there:Mapping,      # Plan on record
     here:Mapping,       # What is asked for
-    longer:bool=False,  # More epochs are no difference
+    longer:bool=False,  # More epochs are no difference, unless a schedule spans the run
 ) -> list[str]:         # What differs
     "Compare a plan on record with what is asked for"
     lines = differences({k: there.get(k) for k in here}, here)
+    schedule = SCHEDULERS.get(here.get("config", {}).get("module", {}).get("scheduler"))
+    longer = longer and (schedule is None or schedule.length is None)
     before, now = (plan.get("config", {}).get("fit", {}).get("epochs", 0) for plan in (there, here))
     return [line for line in lines if not (longer and now > before and line.startswith("config.fit.epochs:"))]
 
@@ -222,7 +227,7 @@ def fit(
     with isolated(seed), _interruptible(out, watch):
         runner = make_trainer(out, watch, epochs, patience, seed, device, progress, keep, logger=logger, **trainer)
         check_processes(runner, module, train, val)
-        if not _over(state, epochs): runner.fit(module.train(), train, _whole(val, runner.world_size), ckpt_path=state and out / "last.ckpt", weights_only=True)
+        if not _over(state, epochs): runner.fit(module.train(), train, _whole(module, val, runner.world_size), ckpt_path=state and out / "last.ckpt", weights_only=True)
         return _finish(runner, module, out, plan, started)
 
 # %% ../../nbs/04_training/08_fit.ipynb #spare-last
@@ -249,6 +254,18 @@ def _spare_last(
     order.drop_last = True
     return train
 
+# %% ../../nbs/04_training/08_fit.ipynb #check-rows
+def _check_rows(
+    module:torch.nn.Module, # Module to train; one without a task of the table is not looked at
+    side:Loader,            # Batches of one side
+    ds:Any,                 # Dataset, for the names of targets
+    split:str,              # Which side
+) -> None:
+    "Check the targets of a side. Raises `ValueError` or `TypeError` as `check_targets` does."
+    y, task = side.dataset.targets, getattr(module, "task", None)
+    if y is None or task not in TASKS or np.isnan(y).all(): return
+    check_targets(y, task, names=ds["target"].values if "target" in ds else None, rows=side.dataset.rows, split=split)
+
 # %% ../../nbs/04_training/08_fit.ipynb #fit-dataset
 def fit_dataset(
     module:LightningModule,  # Module to train; it is copied
@@ -266,6 +283,7 @@ def fit_dataset(
         if name not in ds: raise ValueError(f"The Dataset has no `{name}`, which training needs. See {maker}.")
     train = _spare_last(loader(ds, batch_size, "train", shuffle=True, seed=seed, num_workers=num_workers, unknown=unknown, transforms=transforms), module, _processes(kw))
     val = loader(ds, batch_size, "val", num_workers=num_workers, unknown=unknown)
+    for split, side in (("train", train), ("val", val)): _check_rows(module, side, ds, split)
     return fit(module, train, val, out, seed=seed, **kw)
 
 # %% ../../nbs/04_training/08_fit.ipynb #plot-history
