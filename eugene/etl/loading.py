@@ -127,10 +127,12 @@ class EpochBatches(Sampler):
         epoch:int, # Epoch, counted from 0
     ) -> Iterator[np.ndarray]: # Row numbers, one array a batch
         "The batches of an epoch"
-        (first, size), order = self.stretch, np.arange(self.n)
+        (first, size), order, (which, many) = self.stretch, np.arange(self.n), _share(self.shard)
+        step = self.batch_size * many if self.shuffle else self.batch_size # rows that all processes take at once, or this one
         if self.shuffle: order = np.random.default_rng(derive_seed(self.seed, epoch)).permutation(self.n)
-        order = order[np.arange(first, first + size) % self.n] if size != self.n else order
-        for start in range(0, len(self) * self.batch_size, self.batch_size): yield order[start:start + self.batch_size]
+        if many > 1: order = order[(np.arange(size * many) if self.shuffle else np.arange(first, first + size)) % self.n]
+        for batch in (order[start:start + step] for start in range(0, len(self) * step, step)):
+            yield np.array_split(batch, many)[which] if self.shuffle and many > 1 else batch
 
     def __iter__(self) -> Iterator[np.ndarray]:
         self.epoch += 1
