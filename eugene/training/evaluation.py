@@ -95,7 +95,7 @@ def score_table(
     y_true:np.ndarray,               # Measurements, `(N, T)`; `NaN` where missing; class numbers `(N, 1)` of a multiclass task
     y_pred:np.ndarray,               # Predictions, `(N, T)`; scores of the classes `(N, C)`
     names:Sequence[str]|None=None,   # Name of each target; None: their numbers
-    task:str="regression",           # Whose metrics to report, a name of `TASK_METRICS`
+    task:str="regression",           # Whose metrics to report, a name of `TASKS`
     overall:str|None=None,           # One row more for all targets together: `macro` or `micro`
     ci:float|None=None,              # Share of bootstrap draws in an interval, say .95; None: no intervals
     n_boot:int=1000,                 # Bootstrap draws

@@ -20,7 +20,8 @@ from ..layers.initialization import mark_motif_filters, motif_filters
 from ..models.saving import _misfits, _shortly, load_model
 from ..models.zoo import build_arch
 from .configs import from_config
-from .fit import FitResult, _weights_hash, fit_dataset
+from .fit import FitResult, fit_dataset
+from .records import weights_hash
 from .sequence_module import SequenceModule, _matches
 
 # %% ../../nbs/04_training/10_fine_tuning.ipynb #matching
@@ -218,7 +219,7 @@ def _prepare(
     "The module to fine-tune. Raises `ValueError` or `TypeError` for what cannot be fine-tuned."
     module = copy.deepcopy(source) if isinstance(source, nn.Module) else load_run(source)
     if not isinstance(module, LightningModule): module = SequenceModule(module)
-    origin = {"from": type(module.arch).__name__ if isinstance(source, nn.Module) else Path(source).resolve().name, "weights": _weights_hash(module)}
+    origin = {"from": type(module.arch).__name__ if isinstance(source, nn.Module) else Path(source).resolve().name, "weights": weights_hash(module)}
     width, length = ds.sizes["position"] - 2 * int(ds.attrs.get("max_jitter", 0)), getattr(module.arch, "input_len", None)
     if length not in (None, width): module = change_length(module, width)
     targets, name = ds.sizes.get("target"), None
