@@ -23,7 +23,7 @@ from .filters import as_array, as_batch, as_onehot, batches
 from .references import References
 from .deeplift import deeplift, frozen, gauss_legendre, hypothetical, model_scores
 
-# %% ../../nbs/05_interpretation/03_attributions.ipynb #target-scores
+# %% ../../nbs/05_interpretation/03_attributions.ipynb #check-targets
 def check_targets(
     target:int|Sequence[int]|None, # Column, several columns, or None: all
     n:int,                         # Columns of the prediction
@@ -34,6 +34,7 @@ def check_targets(
         if not isinstance(t, (int, np.integer)) or not 0 <= t < n: raise ValueError(f"target={target!r}, but the model predicts {n} column{'s' if n > 1 else ''}, counted from 0. Pass a column, a list of columns, or None for all.")
     return [int(t) for t in wanted]
 
+# %% ../../nbs/05_interpretation/03_attributions.ipynb #target-scores
 def target_scores(
     model:nn.Module,    # Scores one-hot sequences, `(B, A, L) -> (B, T)`
     batch:torch.Tensor, # Sequences, `(B, A, L)`, where the model is

@@ -15,7 +15,7 @@ from ..etl.shuffling import k_shuffle
 from .filters import as_onehot
 
 # %% ../../nbs/05_interpretation/11_references.ipynb #makers
-def _gc(x, n, k, seed):
+def _gc(x):
     "Background frequencies at the GC content of `x`, one column for all positions"
     if len(x) != 4: raise ValueError(f"references='gc' is for the four bases, in the order A, C, G, T; `x` has {len(x)} letters. Use 'uniform' or 'shuffle'.")
     share = x[1:3].sum() / max(x.sum(), 1)
@@ -24,7 +24,7 @@ def _gc(x, n, k, seed):
 REFERENCES = { # Word -> function of (one sequence `(A, L)`, number, k, seed) giving `(R, A, L)`
     "zero": lambda x, n, k, seed: np.zeros((1, *x.shape)),
     "uniform": lambda x, n, k, seed: np.full((1, *x.shape), 1 / len(x)),
-    "gc": _gc,
+    "gc": lambda x, n, k, seed: _gc(x),
     "shuffle": lambda x, n, k, seed: k_shuffle(np.repeat(x[None], n, 0), k, seed=seed),
 }
 
