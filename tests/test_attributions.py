@@ -205,7 +205,7 @@ REFUSED = {
     "comparison": (lambda z: z * (z > 0), "`gt`"), "where": (lambda z: torch.where(z > 0, z, 0), "`gt`"), "sign": (torch.sign, "`sign`"), "round": (torch.round, "`round`"), "sort": (lambda z: z.sort(2).values, "`sort`"),
     "topk": (lambda z: z.topk(3).values, "`topk`"), "median": (lambda z: z.median(2).values, "`median`"), "norm": (F.normalize, "`linalg_vector_norm`"), "cumprod": (lambda z: z.cumprod(2), "`cumprod`"),
     "prod": (lambda z: z.prod(2), "`prod`"), "detach": (lambda z: z.detach() + z, "`detach`"), "data": (lambda z: z.data * z, "`data`"), "train norm": (lambda z: F.batch_norm(z, None, None, training=True), "`native_batch_norm`"),
-    "cdist": (lambda z: torch.cdist(z, z), "cdist"), "fft": (lambda z: torch.fft.rfft(z).abs(), "fft"), "item": (lambda z: z * float(z.sum()), "`local_scalar_dense`|`item`"), "scripted": (torch.jit.script(nn.ReLU()), "`relu`"),
+    "cdist": (lambda z: torch.cdist(z, z), "cdist"), "fft": (lambda z: torch.fft.rfft(z).abs(), "fft"), "item": (lambda z: z * float(z.sum()), "`local_scalar_dense`|`item`"), "scripted": (None, "`relu`"),
     "lp pool": (lambda z: F.lp_pool1d(z.square(), 3, 2), "no rule"), "triple": (lambda z: torch.einsum("ncl,ncl,ncl->nc", z, z, z), "no rule"), "power": (lambda z: z.square()**z, "`pow`"),
     "causal": (lambda z: F.scaled_dot_product_attention(z, z, z, is_causal=True), "scaled_dot_product_attention"),
 }
@@ -215,6 +215,9 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_has_no_rule_is_refused_by_name(name):
     f, word = REFUSED[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is old, and still met
+        f = f or torch.jit.script(nn.ReLU())
     with pytest.raises(ValueError, match=word) as e: missed(Op(f))
     assert "no rule" in str(e.value) and "integrated_gradients" in str(e.value) and "Op" in str(e.value) or name == "scripted"
 
@@ -342,6 +345,7 @@ def test_a_linear_model_is_explained_by_its_weights(method):
 def test_options_keep_their_laws(method):
     "Targets together or alone, any batch size, hypothetical shares, correction, seeds"
     model, one = Small().eval(), {"n_references": 5, "references": "shuffle"} if method in PATHS else {}
+    if method == "integrated_gradients": one["steps"] = 6
     both = attribute(model, X, method, None, seed=2, **one)
     assert both.values.shape == (4, 2, 4, 40) and (both.delta is None or both.delta.shape == (4, 2))
     for t in (0, 1):
@@ -380,9 +384,9 @@ def test_unknown_bases(method, policy):
     x = ohe(["ACGTNNNNAC" * 4, "N" * 39 + "A"], unknown=policy)
     model = Small().eval()
     for kind in ("zero", "uniform", "gc", "shuffle") if method in PATHS else (None,):
-        found = attribute(model, x, method, references=kind, steps=300 if method == "integrated_gradients" else None)
+        found = attribute(model, x, method, references=kind, steps=100 if method == "integrated_gradients" else None)
         assert not found.values[x == 0].any()
-        if method in ("deeplift", "deepshap", "integrated_gradients"): assert np.abs(found.delta).max() < (1e-5 if "deep" in method else 5e-3)
+        if method in ("deeplift", "deepshap", "integrated_gradients"): assert np.abs(found.delta).max() < (1e-5 if "deep" in method else 2e-2)
 
 
 def state(model):
@@ -409,7 +413,7 @@ def test_the_model_is_left_as_it_was(method, fail_at):
 def test_no_pass_is_larger_than_the_batch_size_and_none_is_wasted(method):
     for size in (1, 3, 64):
         model = Small().eval()
-        attribute(model, X, method, None, batch_size=size)
+        attribute(model, X, method, None, batch_size=size, steps=7 if method == "integrated_gradients" else None)
         assert max(model.sizes) <= size
     passes = {"input_x_gradient": 4, "saliency": 4, "integrated_gradients": 4 * 50 + 8, "gradient_shap": 4 * 40 + 4, "deeplift": 8, "deepshap": 4 * 21}[method]
     model = Small().eval()

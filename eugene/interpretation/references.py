@@ -21,11 +21,17 @@ def _gc(x):
     share = x[1:3].sum() / max(x.sum(), 1)
     return np.broadcast_to((np.array([1 - share, share, share, 1 - share]) / 2)[:, None], (1, *x.shape))
 
+def _shuffle(x, n, k, seed):
+    "Shuffles of the known letters of `x`, unknown ones in their places"
+    known, out = (x != 0).any(0), np.zeros((n, *x.shape), x.dtype)
+    out[:, :, known] = k_shuffle(np.repeat(x[None, :, known], n, 0), k, seed=seed)
+    return out
+
 REFERENCES = { # Word -> function of (one sequence `(A, L)`, number, k, seed) giving `(R, A, L)`
     "zero": lambda x, n, k, seed: np.zeros((1, *x.shape)),
     "uniform": lambda x, n, k, seed: np.full((1, *x.shape), 1 / len(x)),
     "gc": lambda x, n, k, seed: _gc(x),
-    "shuffle": lambda x, n, k, seed: k_shuffle(np.repeat(x[None], n, 0), k, seed=seed),
+    "shuffle": _shuffle,
 }
 
 # %% ../../nbs/05_interpretation/11_references.ipynb #how-many
