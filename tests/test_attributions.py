@@ -11,7 +11,8 @@ from torch import nn
 from eugene.etl.sequences import ohe, random_seqs, reverse_complement
 from eugene.etl.simulation import Plant, simulate, site_mask
 from eugene.interpretation.attributions import METHODS, attribute
-from eugene.interpretation.deeplift import RULES, SPELLED, deeplift
+from eugene.interpretation.deeplift import deeplift
+from eugene.interpretation.lift_rules import RULES, SPELLED
 from eugene.interpretation.references import make_references
 from eugene.layers.convolutions import BiConv1D, InceptionConv1D, RCConv1d, RCMerge
 from test_zoo import BUILDS, WORDS, single, small

@@ -21,7 +21,8 @@ from ..etl.logos import plot_logo
 from ..training.prediction import evaluating
 from .filters import as_array, as_batch, as_onehot, batches
 from .references import References
-from .deeplift import deeplift, frozen, gauss_legendre, hypothetical, model_scores
+from .deeplift import deeplift, frozen, hypothetical, model_scores
+from .lift_rules import gauss_legendre
 
 # %% ../../nbs/05_interpretation/03_attributions.ipynb #check-targets
 def check_targets(
