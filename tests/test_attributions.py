@@ -156,7 +156,7 @@ SPELLINGS = {
     "square": [lambda z: z * z, lambda z: z.mul(z), lambda z: z.mul_(z.clone()), lambda z: z**2, torch.square, lambda z: z.pow(2), lambda z: z.square_(), lambda z: torch.einsum("ncl,ncl->ncl", z, z)],
     "silu": [nn.SiLU(), lambda z: z * torch.sigmoid(z), lambda z: F.silu(z, inplace=True), lambda z: z / (1 + (-z).exp())],
     "max": [nn.AdaptiveMaxPool1d(1), lambda z: z.amax(2), lambda z: z.max(2)[0], lambda z: torch.max(z, 2, keepdim=True).values, lambda z: F.max_pool1d(z, 40), lambda z: -(-z).amin(2), lambda z: torch.max_pool1d(z, 40)],
-    "maximum": [lambda z: torch.maximum(z, z.flip(1)), lambda z: torch.max(z, z.flip(1)), lambda z: z.max(z.flip(1)), lambda z: torch.stack([z, z.flip(1)]).amax(0), lambda z: -torch.minimum(-z, -z.flip(1))],
+    "maximum": [lambda z: torch.maximum(z, z.flip(1)), lambda z: torch.max(z, z.flip(1)), lambda z: z.max(z.flip(1)), lambda z: torch.maximum(input=z, other=z.flip(1)), lambda z: torch.max(z, other=z.flip(1)), lambda z: torch.stack([z, z.flip(1)]).amax(0), lambda z: -torch.minimum(-z, -z.flip(1))],
     "softmax": [nn.Softmax(1), lambda z: z.softmax(1), lambda z: F.softmax(z, 1), lambda z: torch.softmax(z, 1)],
 }
 
@@ -202,7 +202,24 @@ def test_the_slope_of_a_maximum_of_two_is_its_mean_slope_on_the_way():
     assert np.abs(slopes[:, 1].numpy() - wins).max() < 1e-4 and (slopes.sum(1) - 1).abs().max() < 1e-12 and shares[1].abs().max() < 1e-9
 
 
+class Own(torch.autograd.Function):
+    "A rectifier of one's own, with its own way back"
+    @staticmethod
+    def forward(ctx, z): return z.clamp(min=0) * 1.
+    @staticmethod
+    def backward(ctx, g): return g
+
+
+def without_grad(f):
+    def call(z):
+        with torch.no_grad(): hidden = f(z)
+        return hidden + z
+    return call
+
+
 REFUSED = {
+    "no_grad": (without_grad(torch.relu), "no_grad"), "no_grad, linear": (without_grad(lambda z: 2 * z), "no_grad"), "own function": (Own.apply, "no rule"), "tensor": (lambda z: z * z.new_tensor(z.sum()), "tensor"),
+    "weights": (lambda z: F.layer_norm(z, (40,), weight=z[0, 0]), "weights that depend"),
     "comparison": (lambda z: z * (z > 0), "`gt`"), "where": (lambda z: torch.where(z > 0, z, 0), "`gt`"), "sign": (torch.sign, "`sign`"), "round": (torch.round, "`round`"), "sort": (lambda z: z.sort(2).values, "`sort`"),
     "topk": (lambda z: z.topk(3).values, "`topk`"), "median": (lambda z: z.median(2).values, "`median`"), "norm": (F.normalize, "`linalg_vector_norm`"), "cumprod": (lambda z: z.cumprod(2), "`cumprod`"),
     "prod": (lambda z: z.prod(2), "`prod`"), "detach": (lambda z: z.detach() + z, "`detach`"), "data": (lambda z: z.data * z, "`data`"), "train norm": (lambda z: F.batch_norm(z, None, None, training=True), "`native_batch_norm`"),
@@ -212,7 +229,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")
+@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad", "ignore:To copy construct from a tensor")
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_has_no_rule_is_refused_by_name(name):
     f, word = REFUSED[name]

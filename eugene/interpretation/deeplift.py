@@ -39,6 +39,7 @@ def _in_layer(model):
         frame = frame.f_back
     return "the model"
 
+# %% ../../nbs/05_interpretation/13_deeplift.ipynb #no-rule
 class NoRule(ValueError):
     "DeepLIFT met an operation that has no rule"
 
@@ -46,7 +47,8 @@ def _refuse(model, what):
     "An error that says what has no rule, where it is, and what to use instead"
     return NoRule(f"DeepLIFT has no rule for {what}, met in {_in_layer(model)}. Its shares would not add up. Use method='integrated_gradients', or mutate every base with `ism`.")
 
-_HIDING = {w: f"`{w}`, which hides what depends on the sequence" for w in ("detach", "data", "numpy", "item", "tolist")}
+# %% ../../nbs/05_interpretation/13_deeplift.ipynb #hiding
+_HIDING = {w: f"`{w}`, which hides what depends on the sequence" for w in ("detach", "data", "numpy", "item", "tolist", "tensor", "new_tensor")}
 _FUSED = {w: f"the recurrent operation `{w}`" for w in ("lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")}
 
 # %% ../../nbs/05_interpretation/13_deeplift.ipynb #paired
@@ -58,6 +60,7 @@ class _Paired(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         word, call, kwargs, on_input = spelling(func, kwargs or {})
+        if word in RULES or word in SPELLED: args = (*args, *(kwargs.pop(k) for k in ("input", "other") if k in kwargs))
         if word in SPELLED: value = self.spelled(word, args, kwargs)
         elif word in RULES: value = self.ruled(word, call, args, kwargs)
         elif word in _FUSED or word in _HIDING and depends(args): raise _refuse(self.model, (_FUSED | _HIDING)[word])
@@ -74,12 +77,14 @@ class _Paired(TorchFunctionMode):
     def ruled(self, word, call, args, kwargs):
         "See an operation on the sequence, or weigh it on the reference"
         if not self.on_refs:
-            value, kept = RULES[word].see(word, call, args, kwargs)
+            value, kept = RULES[word].see(call, args, kwargs)
             self.kept.append((word, kept))
             return value
+        if depends(args) and not torch.is_grad_enabled(): raise _refuse(self.model, f"`{word}` within `torch.no_grad`, which hides what depends on the sequence")
+        if depends(kwargs.values()): raise _refuse(self.model, f"`{word}` with weights that depend on the sequence")
         if self.at == len(self.kept) or self.kept[self.at][0] != word: raise _refuse(self.model, "a model that takes another path for the reference than for the sequence")
         self.at, kept, self.resting = self.at + 1, self.kept[self.at][1], True
-        try: return RULES[word].weigh(kept, word, call, args, kwargs) if depends(args) else call(*args, **kwargs)
+        try: return RULES[word].weigh(kept, call, args, kwargs) if depends(args) else call(*args, **kwargs)
         except ValueError as e: raise _refuse(self.model, f"`{word}` in this form ({e})") from e
         finally: self.resting = False
 

@@ -7,6 +7,7 @@ __all__ = ['CLOSE', 'RULES', 'SPELLED', 'Rule', 'depends', 'gauss_legendre', 'sp
 
 # %% ../../nbs/05_interpretation/12_lift_rules.ipynb #imports
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,8 +17,8 @@ import torch.nn.functional as F
 # %% ../../nbs/05_interpretation/12_lift_rules.ipynb #rule
 class Rule(NamedTuple):
     "How an operation passes on a difference"
-    see:Callable    # `(word, call, args, kwargs)` of the sequence to `(value, kept)`
-    weigh:Callable  # `(kept, word, call, args, kwargs)` of the reference to a value that has the average slope
+    see:Callable    # `(call, args, kwargs)` of the sequence to `(value, kept)`
+    weigh:Callable  # `(kept, call, args, kwargs)` of the reference to a value that has the average slope
 
 # %% ../../nbs/05_interpretation/12_lift_rules.ipynb #stand-in
 class _StandIn(torch.autograd.Function):
@@ -35,7 +36,7 @@ def depends(
     return [i for i, a in enumerate(args) if isinstance(a, torch.Tensor) and a.requires_grad]
 
 # %% ../../nbs/05_interpretation/12_lift_rules.ipynb #keep
-def _keep(word, call, args, kwargs):
+def _keep(call, args, kwargs):
     "Run an operation on the sequence; keep copies of what went in, and of what came out"
     value = call(*args, **kwargs)
     return value, ([a.clone() if isinstance(a, torch.Tensor) else a for a in args], value.clone())
@@ -55,7 +56,7 @@ def _slope_at(call, args, kwargs, i):
         return torch.autograd.grad(call(*args[:i], here, *args[i + 1:], **kwargs).sum(), here)[0]
 
 # %% ../../nbs/05_interpretation/12_lift_rules.ipynb #chord
-def _chord(kept, word, call, args, kwargs):
+def _chord(kept, call, args, kwargs):
     "Average slope of a function of single numbers: difference of outputs over difference of inputs"
     (old, y), where = kept, depends(args)
     if len(where) > 1: raise ValueError("two inputs that depend on the sequence")
@@ -102,7 +103,7 @@ def _see_winner(word, call, args, kwargs):
     return call(*args, **kwargs), (candidates.clone(), won)
 
 # %% ../../nbs/05_interpretation/12_lift_rules.ipynb #crossing
-def _crossing(kept, word, call, args, kwargs):
+def _crossing(word, kept, call, args, kwargs):
     "Average slope of a maximum: the winner of the reference up to the crossing, the winner of the sequence from there"
     old, i = kept
     now, j, shape = _line_up(word, args, kwargs, old)
@@ -115,7 +116,7 @@ def _crossing(kept, word, call, args, kwargs):
     return torch.return_types.max((value, j.reshape(shape))) if with_places else value
 
 # %% ../../nbs/05_interpretation/12_lift_rules.ipynb #product
-def _product(kept, word, call, args, kwargs):
+def _product(kept, call, args, kwargs):
     "Average slope of an operation that is linear in each of two inputs: the other one at its mean"
     both, old = depends(args), kept[0]
     if len(both) == 1: return call(*args, **kwargs)
@@ -150,7 +151,7 @@ class _Path(torch.autograd.Function):
                 total = total + weight * torch.autograd.grad(ctx.call(here), here, grad)[0]
         return None, None, None, total
 
-def _path(kept, word, call, args, kwargs):
+def _path(kept, call, args, kwargs):
     "Average slope of a smooth operation in its first input, by numerical integration"
     if depends(args) != [0]: raise ValueError("weights that depend on the sequence")
     with torch.no_grad(): value = call(*args, **kwargs)
@@ -163,13 +164,13 @@ _POINTWISE = """relu relu6 leaky_relu prelu rrelu elu selu celu gelu silu mish s
 _MAXIMA = "max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d amax max maximum"
 _PRODUCTS = "mul multiply matmul rmatmul bmm mm mv dot einsum"
 _SMOOTH = "softmax softmin log_softmax logsumexp layer_norm rms_norm group_norm instance_norm std var"
-RULES = {word: Rule(see, weigh) for words, see, weigh in ((_POINTWISE, _keep, _chord), (_MAXIMA, _see_winner, _crossing), (_PRODUCTS, _keep, _product), (_SMOOTH, _keep, _path))
-         for word in words.split()} # Operation -> its rule
+RULES = {word: Rule(_keep, weigh) for words, weigh in ((_POINTWISE, _chord), (_PRODUCTS, _product), (_SMOOTH, _path)) for word in words.split()} # Operation -> its rule
+RULES |= {word: Rule(partial(_see_winner, word), partial(_crossing, word)) for word in _MAXIMA.split()}
 
 # %% ../../nbs/05_interpretation/12_lift_rules.ipynb #attention
 def _attention(q, k, v, attn_mask=None, dropout_p=0., is_causal=False, scale=None, enable_gqa=False):
     "Scaled dot product attention, step by step"
-    if is_causal or enable_gqa: raise ValueError("causal or grouped attention")
+    if is_causal or enable_gqa or dropout_p: raise ValueError("causal, grouped or dropped attention")
     logits = q @ k.transpose(-1, -2) * (q.shape[-1]**-.5 if scale is None else scale)
     if attn_mask is not None: logits = logits.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else logits + attn_mask
     return logits.softmax(-1) @ v
