@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..core import atomic_path, choose, derive_seed
+from ..core import as_path, atomic_path, choose, derive_seed
 from ..etl.sequences import DNA, Alphabet, get_alphabet
 from ..etl.logos import plot_logo
 from ..training.prediction import evaluating
@@ -190,7 +190,7 @@ def _store(parts, out, n, about):
     "Write `(values, delta)` of batches, of `n` sequences in all, into a new Zarr store"
     import zarr
     words, start = ("sequence", "target", "alphabet", "position"), 0
-    with atomic_path(out) as path:
+    with atomic_path(as_path(out, "out", "the name of a new Zarr store")) as path:
         group, arrays = zarr.open_group(path, mode="w", attributes=about), {}
         for part in parts:
             for name, a in zip(Attribution._fields, part):

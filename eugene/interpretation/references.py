@@ -75,7 +75,7 @@ class References:
         self.array = None if isinstance(kind, str) else _given(kind, x.shape)
         if self.array is not None and n not in (None, self.array.shape[1]): raise ValueError(f"n_references={n}, but {self.array.shape[1]} were given for each sequence. Leave the number out.")
         self.n = _how_many(kind, n) if self.array is None else self.array.shape[1]
-        self.seed = seed if isinstance(seed, (int, np.integer)) else int(rng(seed).integers(2**63))
+        self.seed = int(seed if isinstance(seed, (int, np.integer)) else rng(seed).integers(2**63))
 
     def rows(
         self,
