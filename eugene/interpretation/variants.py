@@ -134,17 +134,30 @@ def check_variants(
     missing = [c for c in ("chrom", "ref", "alt") if c not in table] + ["pos (1-based) or start (0-based)"] * (not {"pos", "start"} & {*table.columns})
     if missing: raise ValueError(f"`variants` lacks {', '.join(missing)}; it has {list(table.columns)}.")
     frame = table.reset_index(drop=True)
+    if frame["chrom"].dtype.kind in "iu": frame["chrom"] = frame["chrom"].astype(str).astype(object)
     if "start" in frame:
         start = pd.to_numeric(frame["start"], errors="coerce").astype("Int64") + 1
         if "pos" in frame and not (same := (start == pd.to_numeric(frame["pos"], errors="coerce")).fillna(False)).all():
             raise ValueError(f"variant {int(np.argmin(same)) + 1}: `start`, counted from 0, and `pos`, counted from 1, are not of one base. Drop the column that is something else.")
         frame = frame.drop(columns="start").assign(pos=start)
-    names = frame["id"] if "id" in frame else ["."] * len(frame)
+    names = frame["id"].astype(object).where(frame["id"].notna(), ".") if "id" in frame else ["."] * len(frame)
     rows = [(c, int(p), name, *a[:2], n, a[2]) for n, (c, p, name, r, alt) in enumerate(zip(frame["chrom"], frame["pos"], names, frame["ref"], frame["alt"]), 1)
             for a in _alleles(c, int(p) if isinstance(p, float) and p.is_integer() else p, r, alt, f"variant {n}")]
     found, more = _collected(rows, "variant"), frame.drop(columns=[c for c in (*COLUMNS, "reason", "detail") if c in frame])
     beside = lambda t: pd.concat([t, more.iloc[t["record"] - 1].reset_index(drop=True)], axis=1)
     return Variants(beside(found.table), beside(found.skipped), found.source)
+
+# %% ../../nbs/05_interpretation/07_variants.ipynb #piecesx
+def _pieces(
+    variants:Any,  # VCF file, data frame or `Variants`
+    rows:int|None, # Records in a piece; None: all in one
+) -> Iterator[Variants]: # Pieces, in order
+    "Variants, wherever they come from, piece by piece"
+    if isinstance(variants, (str, os.PathLike)): yield from _vcf_pieces(as_path(variants, "variants", "the path of a VCF file, as text", is_file=True), rows)
+    else:
+        whole = variants if hasattr(variants, "skipped") and hasattr(variants, "source") else check_variants(variants)
+        for i in range(0, max(len(whole.table), 1), rows or max(len(whole.table), 1)):
+            yield whole._replace(table=whole.table[i:i + rows if rows else None].reset_index(drop=True), skipped=whole.skipped if i == 0 else whole.skipped[:0])
 
 # %% ../../nbs/05_interpretation/07_variants.ipynb #genome-letters
 def _genome(
@@ -234,13 +247,13 @@ def _hint(
 
 # %% ../../nbs/05_interpretation/07_variants.ipynb #check-reference
 def check_reference(
-    variants:Variants,             # As `read_vcf` or `check_variants` gives them
+    variants:Variants|pd.DataFrame|str|os.PathLike, # VCF file, data frame (see `check_variants`), or `Variants`
     genome:str|os.PathLike|GenomeFASTA, # FASTA file, or a reader of one
     ref_mismatch:str="error",      # Variants that do not fit the genome (another REF, no such contig, beyond its end): error | skip
 ) -> Variants:                     # Those that fit; the others in `skipped`
     "Compare REF with the genome. Raises `ValueError` naming the first variant that does not fit, and what is probably wrong."
     choose(ref_mismatch, ("error", "skip"), "`ref_mismatch`")
-    genome = _genome(genome)
+    genome, variants = _genome(genome), next(_pieces(variants, None))
     chrom, wrong = _contigs(variants.table["chrom"], genome)
     variants, keep = _divided(variants, np.where(chrom == "", "unknown contig", ""), [wrong.get(c, "") for c in variants.table["chrom"]], ref_mismatch, "Say ref_mismatch='skip' to leave such variants out.")
     chrom, table, sizes = chrom[keep], variants.table, genome.contigs()
@@ -310,7 +323,7 @@ def normalize_variants(
 ) -> Variants:                          # The same rows with `pos`, `ref`, `alt` as short and as far left as can be
     "Left-align and trim alleles (Tan et al. 2015). Raises as `check_reference` does."
     genome = _genome(genome)
-    variants = check_reference(next(_pieces(variants, None)), genome, ref_mismatch)
+    variants = check_reference(variants, genome, ref_mismatch)
     chrom, _ = _contigs(variants.table["chrom"], genome)
     start, refs, alts = _minimal(variants.table, genome, chrom)
     for i in [i for i, (r, a) in enumerate(zip(refs, alts)) if not (r and a)]:
@@ -319,17 +332,6 @@ def normalize_variants(
         refs[i], alts[i] = ((allele + anchor) if first else (anchor + allele) for allele in (refs[i], alts[i]))
         start[i] -= not first
     return variants._replace(table=variants.table.assign(pos=start + 1, ref=pd.Series(refs, dtype=object), alt=pd.Series(alts, dtype=object)))
-
-def _pieces(
-    variants:Any,  # VCF file, data frame or `Variants`
-    rows:int|None, # Records in a piece; None: all in one
-) -> Iterator[Variants]: # Pieces, in order
-    "Variants, wherever they come from, piece by piece"
-    if isinstance(variants, (str, os.PathLike)): yield from _vcf_pieces(as_path(variants, "variants", "the path of a VCF file, as text", is_file=True), rows)
-    else:
-        whole = variants if hasattr(variants, "skipped") and hasattr(variants, "source") else check_variants(variants)
-        for i in range(0, max(len(whole.table), 1), rows or max(len(whole.table), 1)):
-            yield whole._replace(table=whole.table[i:i + rows if rows else None].reset_index(drop=True), skipped=whole.skipped if i == 0 else whole.skipped[:0])
 
 # %% ../../nbs/05_interpretation/07_variants.ipynb #flank-left
 ANCHORS = ("center", "left")
@@ -401,7 +403,7 @@ def variant_windows(
     for word, words, name in ((anchor, ANCHORS, "`anchor`"), (edges, ("error", "skip", "pad"), "`edges`"), (unknown, ("zero", "uniform", "error", "skip"), "`unknown`")): choose(word, words, name)
     if isinstance(length, bool) or not isinstance(length, (int, np.integer)) or length < 1: raise ValueError(f"`length` is {length!r}; a window holds a whole number of bases, 1 or more.")
     genome = _genome(genome)
-    variants = check_reference(next(_pieces(variants, None)), genome, ref_mismatch)
+    variants = check_reference(variants, genome, ref_mismatch)
     contig, _ = _contigs(variants.table["chrom"], genome)
     start, *alleles = _minimal(variants.table, genome, contig, normalize)
     sizes = [np.array([len(a) for a in side], np.int64) for side in alleles]
@@ -697,7 +699,25 @@ def score_variants(
         if out is not None: return _write_pieces(_counted(pieces), out, overwrite)
         parts = list(_counted(pieces))
     join = lambda tables: pd.concat([t for t in tables if len(t)] or tables[:1], ignore_index=True)
-    return VariantScores(*map(join, zip(*parts)))
+    table, skipped = map(join, zip(*parts))
+    return VariantScores(table, skipped.sort_values("record", kind="stable", ignore_index=True))
+
+# %% ../../nbs/05_interpretation/07_variants.ipynb #name-points
+def _name_points(
+    ax:Any,             # Axes
+    table:pd.DataFrame, # Variants, one a point
+    x:np.ndarray,       # Where the points are, `(N,)`
+    y:np.ndarray,       # Their heights, `(N,)`
+    rows:np.ndarray,    # Which to name, by `x`
+) -> None:
+    "Write names beside points, one above the other where points are close"
+    short = lambda s: s if len(s) <= 8 else f"{s[:5]}..."
+    width, height, line, last = np.ptp(x) if len(x) else 0, np.ptp(y) if len(y) else 0, 0, None
+    for i in rows:
+        v, near = table.iloc[i], last is not None and x[i] - x[last] < .25 * width and abs(y[i] - y[last]) < .12 * height
+        line, last = line + 1 if near else 0, i
+        name = v["id"] if v["id"] != "." else f"{v['pos']} {short(v['ref'])}>{short(v['alt'])}"
+        ax.annotate(name, (x[i], y[i]), (6, 10 * line * (1 if y[i] < 0 else -1)), textcoords="offset points", fontsize=8, va="center")
 
 # %% ../../nbs/05_interpretation/07_variants.ipynb #plot-variant-effects
 def plot_variant_effects(
@@ -720,9 +740,7 @@ def plot_variant_effects(
     ax.vlines(x, 0, y, color=color, lw=.8)
     ax.scatter(x, y, **{"c": color, "s": 14, "zorder": 3} | kw)
     ax.axhline(0, color="black", lw=.8)
-    for i in np.argsort(-np.abs(y), kind="stable")[:label]:
-        v = table.iloc[i]
-        ax.annotate(v["id"] if v["id"] != "." else f"{v['pos']} {v['ref']}>{v['alt']}", (x[i], y[i]), (5, 0), textcoords="offset points", fontsize=8, va="center")
+    _name_points(ax, table, x, y, np.sort(np.argsort(-np.abs(y), kind="stable")[:label]))
     ax.spines[["top", "right"]].set_visible(False)
     ax.set(xlabel=f"position on {table['chrom'].iloc[0]} (1-based)" if by == "position" and len(table) else "variants, sorted by effect", ylabel=f"effect of ALT\n({score})")
     return ax
@@ -741,10 +759,10 @@ def plot_alleles(
     values = [ohe(c[None])[0].astype(float) for c in codes] if values is None else [np.asarray(v, float) for v in values]
     if len(values) != 2 or any(v.shape != (4, len(codes[0])) for v in values): raise ValueError(f"`values` has shapes {[v.shape for v in values]}; two arrays (A, L) = (4, {len(codes[0])}) are needed.")
     _, axes = plt.subplots(2, 1, figsize=(7, 2.8), sharey=True, layout="constrained")
+    first, last = max(int(min(at["ref_at"], at["alt_at"])) - flank, 0), int(max(at["ref_at"] + at["ref_size"], at["alt_at"] + at["alt_size"])) + flank
     for ax, v, name in zip(axes, values, ("ref", "alt")):
         k, size = int(at[f"{name}_at"]), int(at[f"{name}_size"])
-        first = max(k - flank, 0)
-        plot_attribution(v[:, first:k + size + flank], ax=ax, start=first, spans=[(k, k + size)] if size else [], ylabel=name.upper())
+        plot_attribution(v[:, first:last], ax=ax, start=first, spans=[(k, k + size)] if size else [], ylabel=name.upper())
         if not size: ax.axvline(k - .5, color="#CC9900", lw=1.5)
         ax.set_xlabel("")
     axes[1].set_xlabel("position in the window (bp, 0-based)")
