@@ -130,7 +130,7 @@ def check_variants(
     table:pd.DataFrame, # `chrom`, `pos` (1-based) or `start` (0-based), `ref`, `alt`, and, if there is one, `id`
 ) -> Variants:          # One row for each pair of REF and ALT, with the other columns of the table
     "Variants of a data frame. Raises `TypeError` or `ValueError` naming the row that is wrong, counted from 1."
-    if not isinstance(table, pd.DataFrame): raise TypeError(f"`variants` is a {type(table).__name__}; expected the path of a VCF file, or a data frame with chrom, pos, ref and alt.")
+    if not isinstance(table, pd.DataFrame): raise TypeError(f"`variants` is of type {type(table).__name__}; expected the path of a VCF file, or a data frame with chrom, pos, ref and alt.")
     missing = [c for c in ("chrom", "ref", "alt") if c not in table] + ["pos (1-based) or start (0-based)"] * (not {"pos", "start"} & {*table.columns})
     if missing: raise ValueError(f"`variants` lacks {', '.join(missing)}; it has {list(table.columns)}.")
     frame = table.reset_index(drop=True)
@@ -240,10 +240,11 @@ def _hint(
     match = lambda column, shift: int((_allele_there(list(table[column]), genome, chrom, start + shift) & inside(table[column], start + shift)).sum())
     many = f"REF differs from the genome in {len(table)} of {n} variants. "
     causes = [(match("alt", 0), "ALT is what the genome has in {} of them: are REF and ALT swapped? Swapped alleles turn the sign of every effect"),
-              (match("ref", 1), "one base further right REF fits in {} of them: are positions counted from 0? A data frame may have them in a column `start`"),
-              (match("ref", -1), "one base further left REF fits in {} of them: are positions in `start` counted from 1? Then name the column `pos`")]
+              (match("ref", 1), "One base further right REF fits in {} of them: are positions counted from 0? A data frame may have them in a column `start`"),
+              (match("ref", -1), "One base further left REF fits in {} of them: are positions in `start` counted from 1? Then name the column `pos`")]
     best, words = max(causes, key=lambda c: c[0])
-    return many + (words.format(best) + "." if 2 * best > len(table) else "Is the genome of the same assembly?") + " Say ref_mismatch='skip' to leave them out."
+    few = " (few variants to tell by)" if len(table) < 4 else ""
+    return many + (words.format(best) + f"{few}." if 2 * best > len(table) else "Is the genome of the same assembly?") + " Say ref_mismatch='skip' to leave them out."
 
 # %% ../../nbs/05_interpretation/07_variants.ipynb #check-reference
 def check_reference(
@@ -584,10 +585,10 @@ def _score_windows(
         if ref.log and "log_odds" in scores: raise ValueError("score='log_odds' needs probabilities, and the model predicts logarithmic counts. Use score='log2_fold'.")
         ref, alt = (a._replace(total=a.total[:, columns], profile=None if a.profile is None else a.profile[:, columns]) for a in (ref, alt))
         p, q = _matched(ref, alt, windows.place.iloc[i:i + batch_size], windows.ref.shape[1]) if ref.log else (ref, alt)
-        values = {"score_ref": ref.total, "score_alt": alt.total} | {s: VARIANT_SCORES[s](p, q) for s in scores}
-        parts.append(pd.DataFrame({name: v for s, y in values.items() for name, v in zip(_names(s, target, columns), as_array(y).T)}))
-    if parts: return pd.concat(parts, ignore_index=True)
-    return pd.DataFrame({name: [] for s in ("score_ref", "score_alt", *scores) for name in _names(s, target, [] if target is None else np.atleast_1d(target))})
+        parts.append(np.hstack([as_array(y) for y in (ref.total, alt.total, *(VARIANT_SCORES[s](p, q) for s in scores))]))
+    if not parts: columns = [] if target is None else np.atleast_1d(target)
+    names = [name for s in ("score_ref", "score_alt", *scores) for name in _names(s, target, columns)]
+    return pd.DataFrame(np.concatenate(parts) if parts else np.zeros((0, len(names))), columns=names)
 
 # %% ../../nbs/05_interpretation/07_variants.ipynb #score-pieces
 class VariantScores(NamedTuple):
@@ -713,8 +714,8 @@ def _name_points(
     "Write names beside points, one above the other where points are close"
     short = lambda s: s if len(s) <= 8 else f"{s[:5]}..."
     width, height, line, last = np.ptp(x) if len(x) else 0, np.ptp(y) if len(y) else 0, 0, None
-    for i in rows:
-        v, near = table.iloc[i], last is not None and x[i] - x[last] < .25 * width and abs(y[i] - y[last]) < .12 * height
+    for i in rows[::-1]: # names stand on the right, so the last point has the most room
+        v, near = table.iloc[i], last is not None and x[last] - x[i] < .25 * width and abs(y[i] - y[last]) < .12 * height
         line, last = line + 1 if near else 0, i
         name = v["id"] if v["id"] != "." else f"{v['pos']} {short(v['ref'])}>{short(v['alt'])}"
         ax.annotate(name, (x[i], y[i]), (6, 10 * line * (1 if y[i] < 0 else -1)), textcoords="offset points", fontsize=8, va="center")
