@@ -221,7 +221,7 @@ def test_every_spelling_of_a_change_normalizes_to_one_and_has_one_window(tmp_pat
     ("AAAC", (3, "A", "AA"), (1, "A", "AA")),                    # nothing before the run
     ("AAAC", (2, "AA", "A"), (1, "AA", "A")),
     ("G" + "A" * 200 + "C", (200, "AA", "A"), (1, "GA", "G")),   # a run longer than what is read in one go
-    ("G" + "CA" * 99 + "T", (198, "ACA", "A"), (1, "GCA", "G")),
+    ("G" + "CA" * 99 + "T", (197, "ACA", "A"), (1, "GCA", "G")),
     ("TGACC", (2, "GAC", "GTC"), (3, "A", "T")),                 # a substitution among equal letters
     ("TGACC", (2, "GAC", "CTT"), (2, "GAC", "CTT")),
 ])
