@@ -296,7 +296,7 @@ def whole_rule(
 ) -> tuple[Activation, Callable]: # What comes out; windows of a sweep to the vectors of its mutants
     "An operation made on complete mutants. Raises `Unfollowed` if sequences may not be kept apart."
     if op.name not in APART: raise Unfollowed(f"no rule for the operation {op.name}")
-    if not out.ndim or len(out) % n or _first_axis(op, known[refs_of(op)[0]].value.ndim): raise Unfollowed(f"{op.name} may mix sequences")
+    if not out.ndim or len(out) % n or _first_axis(op, known[refs_of(op)[0]].value.ndim): raise Unfollowed(f"{op.name} may mix sequences{', as recurrent layers do' if op.name in ('transpose', 'permute', 'stack') else ''}")
     func = torch.ops.aten.reshape.default if op.name in SHAPED[:3] else op.func
     def run(sweep, windows):
         mutants = (n if sweep.rows is None else len(sweep.rows)) * sweep.m

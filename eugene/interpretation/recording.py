@@ -75,7 +75,9 @@ class _Recorder(TorchDispatchMode):
     def _note(self, func, named, result, which=None):
         "Write one result down"
         name = func._schema.name.split("::")[1]
-        if not isinstance(result, torch.Tensor): raise Unfollowed("the model reads a number out of the activations")
+        if not isinstance(result, torch.Tensor):
+            if which is None: raise Unfollowed("the model reads a number out of the activations")
+            return # some operations have results of no interest beside the one that counts
         self.notes.append(Operation(name, func, *named, len(self.values), which))
         self.number[id(result)] = len(self.values)
         self.values.append(result)
