@@ -273,7 +273,7 @@ SHAPED = ("view", "_unsafe_view", "reshape", "expand")
 BY_AXIS = {"sum": 1, "mean": 1, "amax": 1, "amin": 1, "max": 1, "min": 1, "std": 1, "var": 1, "prod": 1, "logsumexp": 1, "cumsum": 1, "_softmax": 1, "_log_softmax": 1, "flip": 1,
            "select": 1, "unbind": 1, "unsqueeze": 1, "squeeze": 1, "index_select": 1, "cat": 1, "stack": 1, "split": 2, "split_with_sizes": 2, "slice": 1} # Where the axis stands among the arguments
 APART = POINTWISE | set(SHAPED) | set(BY_AXIS) | {"clone", "alias", "detach", "t", "transpose", "permute", "addmm", "mm", "bmm", "linear", "index", "native_batch_norm", "cudnn_batch_norm", "native_layer_norm",
-    "native_group_norm", "convolution", "constant_pad_nd", "max_pool2d_with_indices", "max_pool1d", "avg_pool2d", "_adaptive_avg_pool2d", "adaptive_max_pool2d", "_scaled_dot_product_flash_attention_for_cpu", "lt", "le", "gt", "ge", "eq", "where"}
+    "native_group_norm", "convolution", "_convolution", "constant_pad_nd", "max_pool2d_with_indices", "max_pool1d", "avg_pool2d", "_adaptive_avg_pool2d", "adaptive_max_pool2d", "_scaled_dot_product_flash_attention_for_cpu", "lt", "le", "gt", "ge", "eq", "where"}
 
 def _first_axis(op, ndim):
     "Whether `op` works along the first axis, or may do so"
@@ -303,13 +303,14 @@ def whole_rule(
         get = lambda v: v if not is_ref(v) else windows[v.index] if known[v.index].axes is None else whole(known[v.index], sweep, windows[v.index])
         args, kwargs = tree_map(get, (op.args, op.kwargs), is_leaf=is_ref)
         if op.name in SHAPED: args = (args[0], [args[1][0] // n * mutants if args[1][0] > 0 else args[1][0], *args[1][1:]], *args[2:])
+        if op.name == "native_group_norm": args = (*args[:3], args[3] // n * mutants, *args[4:])
         made = func(*args, **kwargs)
         return made if op.which is None else made[op.which]
     return Activation(out), run
 
 # %% ../../nbs/05_interpretation/23_cone_ends.ipynb #rules
 RULES: dict[str, Callable] = {
-    "convolution": conv_rule, "native_batch_norm": norm_rule, "cudnn_batch_norm": norm_rule, **dict.fromkeys(POINTWISE, pointwise_rule),
+    "convolution": conv_rule, "_convolution": conv_rule, "native_batch_norm": norm_rule, "cudnn_batch_norm": norm_rule, **dict.fromkeys(POINTWISE, pointwise_rule),
     "max_pool2d_with_indices": max_pool_rule, "max_pool1d": max_pool_rule, "avg_pool2d": mean_pool_rule, "avg_pool1d": mean_pool_rule,
     **dict.fromkeys(("transpose", "permute", "unsqueeze", "squeeze"), move_rule), "flip": flip_rule, "index": index_rule, "index_select": index_rule,
     "slice": slice_rule, "split": split_rule, "split_with_sizes": split_rule, "select": select_rule, "constant_pad_nd": pad_rule, "cat": join_rule, "stack": stack_rule,

@@ -174,7 +174,7 @@ def conv_rule(
     out:torch.Tensor,             # Its recorded result
 ) -> tuple[Activation, Callable]: # What comes out; windows of a sweep to its window
     "Differences through a convolution. Raises `Unfollowed` for transposed and two-dimensional ones."
-    x, weight, _, stride, padding, dilation, transposed, _, groups = op.args
+    x, weight, _, stride, padding, dilation, transposed, _, groups = op.args[:9]
     if known[x.index].axes not in ("ncl", "Ncl") or transposed or is_ref(weight): raise Unfollowed("this kind of convolution has no rule")
     taps, (stride, padding, dilation) = [w.permute(2, 1, 0).contiguous() for w in weight.chunk(groups)], map(last_of, (stride, padding, dilation))
     def run(sweep, w):
@@ -196,7 +196,7 @@ def norm_rule(
 
 # %% ../../nbs/05_interpretation/22_cones.ipynb #constants
 POINTWISE = frozenset("""relu threshold elu leaky_relu gelu silu mish sigmoid log_sigmoid_forward hardtanh hardsigmoid hardswish tanh softplus exp expm1 log log1p
-    sqrt rsqrt square pow abs neg sign reciprocal sin cos erf clamp clamp_min clamp_max maximum minimum logaddexp mul div add sub rsub""".split())
+    sqrt rsqrt square pow abs neg sign reciprocal sin cos erf _prelu_kernel clamp clamp_min clamp_max maximum minimum logaddexp mul div add sub rsub""".split())
 
 def _constant(value, x):
     "An operand that is no activation as a function of the window, in the layout of `x`"

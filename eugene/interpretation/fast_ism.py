@@ -7,6 +7,7 @@ __all__ = ['CALL', 'ENGINES', 'BLOCK_BYTES', 'Shortcut', 'sweeps_at', 'shortcut_
            'check_shortcut', 'Engine', 'choose_engine', 'ism_engine']
 
 # %% ../../nbs/05_interpretation/24_fast_ism.ipynb #imports
+import contextlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -23,6 +24,14 @@ from .recording import Unfollowed, record
 from .cones import Activation, Sweep, Window
 from .cone_ends import rule_for
 
+# %% ../../nbs/05_interpretation/24_fast_ism.ipynb #or-unfollowed
+@contextlib.contextmanager
+def _or_unfollowed():
+    "What goes wrong in a rule is a reason not to use it"
+    try: yield
+    except Unfollowed: raise
+    except (RuntimeError, IndexError, TypeError) as e: raise Unfollowed(f"the shortcut fails ({str(e).splitlines()[0]})") from e
+
 # %% ../../nbs/05_interpretation/24_fast_ism.ipynb #shortcut
 class Shortcut:
     "The way of single mutants through a model, for one block of sequences. Raises `Unfollowed` if there is none."
@@ -34,7 +43,7 @@ class Shortcut:
         recorded = record(model, block)
         known, self.runs = {0: Activation(block, "ncl", block.shape[1], block.shape[2])}, []
         for op in recorded.operations:
-            known[op.out], run = rule_for(op, known, recorded.values[op.out], len(block))
+            with _or_unfollowed(): known[op.out], run = rule_for(op, known, recorded.values[op.out], len(block))
             self.runs.append((op.out, run))
         if known[recorded.out].axes is not None: raise Unfollowed("the prediction is not one number for each sequence and target")
         self.block, self.last = block, recorded.out
@@ -136,8 +145,8 @@ def check_shortcut(
             mutants = block[at][:, None].repeat(1, letters.shape[1], 1, 1)
             mutants[..., position] = F.one_hot(letters, block.shape[1]).to(block)
             full = torch.cat([check_scores(model(b.clone()), len(b)) for b in mutants.flatten(0, 1).split(size)]).reshape(*letters.shape, -1)
-            before = shortcut.reference[at][:, None]
-            off, effect = (full - shortcut.scores(position, letters, at)).abs().max(), (full - before).abs().max()
+            with _or_unfollowed(): off = (full - shortcut.scores(position, letters, at)).abs().max()
+            effect = (full - shortcut.reference[at][:, None]).abs().max()
             if not off <= 1e-5 * full.abs().max() + .01 * effect: raise Unfollowed(f"a sample of mutants comes out differently by {off:.2g}, of effects up to {effect:.2g}")
 
 # %% ../../nbs/05_interpretation/24_fast_ism.ipynb #engine
@@ -175,10 +184,9 @@ def choose_engine(
             shortcut = Shortcut(model, x[:min(4, batch_size or 4)])
             check_shortcut(model, shortcut, size=batch_size or 64)
         work, block = measure_work(model, shortcut), _block_size(shortcut, batch_size)
-    except (Unfollowed, RuntimeError, IndexError) as e:
-        why = str(e) if isinstance(e, Unfollowed) else f"the shortcut fails ({str(e).splitlines()[0]})"
-        if wish == "windows": raise ValueError(f"engine='windows' cannot be used for this {type(model).__name__}: {why}. Take engine='auto'.") from e
-        return Engine("full", why, 1., 1)
+    except Unfollowed as e:
+        if wish == "windows": raise ValueError(f"engine='windows' cannot be used for this {type(model).__name__}: {e}. Take engine='auto'.") from e
+        return Engine("full", str(e), 1., 1)
     share = work.shortcut / work.full if work.full else 1.
     if wish == "auto" and not is_worth_it(work, n, p, batch_size or 32, block): return Engine("full", "there is too little to save", share, block)
     return Engine("windows", "every operation is understood", share, block)

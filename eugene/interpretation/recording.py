@@ -111,7 +111,7 @@ def record(
     x:torch.Tensor,  # Sequences, one-hot, `(B, A, L)`, where the model is
 ) -> Recording:      # Its operations and their results
     "Run a model and write down what it does. Raises `Unfollowed` where that is not possible."
-    with torch.no_grad(), _Recorder(x.clone()) as seen: out = model(seen.values[0])
+    with torch.inference_mode(False), torch.no_grad(), _Recorder(x.clone()) as seen: out = model(seen.values[0]) # in inference mode PyTorch does not take layers apart
     if not isinstance(out, torch.Tensor) or id(out) not in seen.number: raise Unfollowed("what the model returns is not made of the sequence by operations that can be seen")
     last = seen.number[id(out)]
     notes = _needed(seen.notes, last)
