@@ -57,8 +57,9 @@ def flip_rule(
     x, turned = known[i], {known[i].axes[a] for a in op.args[1]}
     if not turned <= set("cl1"): raise Unfollowed("an axis that is neither of positions nor of channels is flipped")
     axes = [axis for letter, axis in (("l", 0), ("c", 3)) if letter in turned]
-    return x.like(out), by_lane(i, lambda sweep, w: Window(x.length - w.stop if "l" in turned else w.start, w.delta.flip(axes)))
+    return x.like(out), by_lane(i, lambda w: Window(x.length - w.stop if "l" in turned else w.start, w.delta.flip(axes)))
 
+# %% ../../nbs/05_interpretation/23_cone_ends.ipynb #index-rule
 def index_rule(
     op:Operation,                 # `index` or `index_select`
     known:Mapping[int, Activation], # Activations so far
@@ -68,7 +69,7 @@ def index_rule(
     i, picks = op.args[0].index, dict(enumerate(op.args[1])) if op.name == "index" else {op.args[1]: op.args[2]}
     axis, at = next(((a, p) for a, p in picks.items() if p is not None), (0, None))
     if len([p for p in picks.values() if p is not None]) != 1 or is_ref(at) or at.ndim != 1 or at.dtype == torch.bool or known[i].axes[axis] != "c": raise Unfollowed("something other than channels is picked by number")
-    return known[i].like(out, channels=out.shape[axis]), by_lane(i, lambda sweep, w: Window(w.start, w.delta[..., at.to(w.delta.device)]))
+    return known[i].like(out, channels=out.shape[axis]), by_lane(i, lambda w: Window(w.start, w.delta[..., at.to(w.delta.device)]))
 
 # %% ../../nbs/05_interpretation/23_cone_ends.ipynb #slice-rule
 def slice_rule(
@@ -81,11 +82,12 @@ def slice_rule(
     x, size = known[i], known[i].value.shape[axis]
     letter, (start, stop, step) = x.axes[axis], slice(setting(op, 2, None), setting(op, 3, None), setting(op, 4, 1)).indices(size)
     if (start, stop, step) == (0, size, 1): return x.like(out), lambda sweep, windows: windows[i]
-    if letter == "c": return x.like(out, channels=out.shape[axis]), by_lane(i, lambda sweep, w: Window(w.start, w.delta[..., start:stop:step]))
-    if letter == "l" and step == 1: return x.like(out, length=out.shape[axis]), by_lane(i, lambda sweep, w: clip(w, start, stop))
+    if letter == "c": return x.like(out, channels=out.shape[axis]), by_lane(i, lambda w: Window(w.start, w.delta[..., start:stop:step]))
+    if letter == "l" and step == 1: return x.like(out, length=out.shape[axis]), by_lane(i, lambda w: clip(w, start, stop))
     if letter == "N" and step == x.lanes > start: return x.like(out, axes="n" + x.axes[1:], lanes=1), lambda sweep, windows: [windows[i][start]]
     raise Unfollowed("such a slice has no rule")
 
+# %% ../../nbs/05_interpretation/23_cone_ends.ipynb #split-rule
 def split_rule(
     op:Operation,                 # `split`, `split_with_sizes`
     known:Mapping[int, Activation], # Activations so far
@@ -96,6 +98,7 @@ def split_rule(
     start = sum(sizes[:op.which]) if isinstance(sizes, (list, tuple)) else sizes * op.which
     return slice_rule(op._replace(args=(op.args[0], axis, start, start + out.shape[axis], 1)), known, out)
 
+# %% ../../nbs/05_interpretation/23_cone_ends.ipynb #select-rule
 def select_rule(
     op:Operation,                 # `select`
     known:Mapping[int, Activation], # Activations so far
@@ -115,7 +118,7 @@ def pad_rule(
     "Positions added at the ends, or with negative numbers taken away. Raises `Unfollowed` for other axes."
     (i,), (left, right, *others) = refs_of(op), op.args[1]
     if known[i].axes[-1] != "l" or any(others): raise Unfollowed("padding of channels has no rule")
-    def run(sweep, w):
+    def run(w):
         w = clip(w, max(-left, 0), known[i].length + min(right, 0))
         return Window(w.start + max(left, 0), w.delta)
     return known[i].like(out, length=out.shape[-1]), by_lane(i, run)
@@ -132,12 +135,13 @@ def join_rule(
     if len(found) < len(op.args[0]) or len({(x.axes, x.lanes) for x in found}) > 1: raise Unfollowed("different things are joined")
     if found[0].axes == "nF" and axis % 2: return found[0].like(out, axes="nP", parts=found), lambda sweep, windows: [windows[i][0] for i in indices]
     if found[0].axes[axis] != "c": raise Unfollowed("maps are joined along something other than channels")
-    def run(sweep, windows, lane):
+    def run(windows, lane):
         here = [windows[i][lane] for i in indices]
         start, stop = hull(here)
         return Window(start, torch.cat([spread(w, start, stop) for w in here], -1))
-    return found[0].like(out, channels=out.shape[axis]), lambda sweep, windows: [run(sweep, windows, k) for k in range(found[0].lanes)]
+    return found[0].like(out, channels=out.shape[axis]), lambda sweep, windows: [run(windows, k) for k in range(found[0].lanes)]
 
+# %% ../../nbs/05_interpretation/23_cone_ends.ipynb #stack-rule
 def stack_rule(
     op:Operation,                 # `stack`
     known:Mapping[int, Activation], # Activations so far
@@ -167,6 +171,7 @@ def view_rule(
         if [size[a] for a in axes] == list(out.shape): return x.like(out, axes=axes), lambda sweep, windows: windows[i]
     raise Unfollowed("a change of shape has no rule")
 
+# %% ../../nbs/05_interpretation/23_cone_ends.ipynb #same-rule
 def same_rule(
     op:Operation,                 # `clone`, `alias`, `detach`
     known:Mapping[int, Activation], # Activations so far

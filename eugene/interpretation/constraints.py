@@ -96,7 +96,7 @@ def allowed_mutants(
         allowed &= (share >= low - 1e-9) & (share <= high + 1e-9)
     return allowed
 
-# %% ../../nbs/05_interpretation/25_constraints.ipynb #check-constraints
+# %% ../../nbs/05_interpretation/25_constraints.ipynb #broken-rules
 def broken_rules(
     x:np.ndarray,      # Sequences, one-hot, `(N, A, L)`
     rules:Constraints, # The rules
@@ -113,6 +113,7 @@ def broken_rules(
         broken += [(int(n), f"has {share[n]:.0%} G and C") for n in ((share < rules.gc[0] - 1e-9) | (share > rules.gc[1] + 1e-9)).nonzero()[0]]
     return sorted(broken)
 
+# %% ../../nbs/05_interpretation/25_constraints.ipynb #check-constraints
 def check_constraints(
     x:np.ndarray,      # Sequences to start from, one-hot, `(N, A, L)`
     rules:Constraints, # The rules

@@ -28,6 +28,7 @@ class Goal(NamedTuple):
     columns:Sequence[int]|None  # Columns of the prediction that are used; None: all
     value:Callable[[np.ndarray], np.ndarray] # From those columns, `(..., T)`, to the goal, `(...)`
 
+# %% ../../nbs/05_interpretation/06_evolution.ipynb #as-goal
 def _by_function(f):
     "A function of `(M, T)` as one of `(..., T)`. Raises `ValueError` if it does not give one number each."
     def value(scores):

@@ -102,6 +102,7 @@ class Work(NamedTuple):
     shortcut:int    # Of a mutant by the shortcut, in the middle of the sequence
     operations:int  # Calls of operations in a pass
 
+# %% ../../nbs/05_interpretation/24_fast_ism.ipynb #measure-work
 def _multiplications(call):
     "What PyTorch counts during a call, two for each multiply-and-add"
     with FlopCounterMode(display=False) as counter: call()
@@ -117,6 +118,7 @@ def measure_work(
     full = _multiplications(lambda: model(shortcut.block[:1].clone()))
     return Work(full, _multiplications(lambda: shortcut.scores(middle, letters, rows)), len(shortcut.runs))
 
+# %% ../../nbs/05_interpretation/24_fast_ism.ipynb #is-worth-it
 def is_worth_it(
     work:Work,   # What both ways cost
     n:int,       # Sequences
@@ -159,6 +161,7 @@ class Engine(NamedTuple):
     share:float      # Multiplications of a mutant over those of a complete pass
     block:int        # Sequences that are taken together by the shortcut
 
+# %% ../../nbs/05_interpretation/24_fast_ism.ipynb #choose-engine
 BLOCK_BYTES = 2**28 # Memory for the old values of a block
 
 def _block_size(shortcut, batch_size):

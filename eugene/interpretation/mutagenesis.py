@@ -111,6 +111,7 @@ def target_columns(
     for t in columns: target_scores(model, first, int(t))
     return [int(t) for t in columns]
 
+# %% ../../nbs/05_interpretation/04_mutagenesis.ipynb #mutated-positions
 def mutated_positions(
     positions:slice|Sequence[int]|None, # All, a range, or a list, 0-based
     length:int,      # Length of the sequences, bp
@@ -192,6 +193,7 @@ def ism(
         effects = [e for _, e in parts]
     return np.concatenate([e[:, 0] if one else e for e in effects])
 
+# %% ../../nbs/05_interpretation/04_mutagenesis.ipynb #nothing
 def _nothing(x, target, one, out):
     "Effects of no sequences. Raises `ValueError` where they would have to be stored."
     if out is not None: raise ValueError("`x` holds no sequence; there is nothing to store.")

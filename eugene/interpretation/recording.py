@@ -18,6 +18,7 @@ class Ref(NamedTuple):
     "Stands for an activation among the arguments of an operation"
     index:int   # Which result; 0 is the sequence
 
+# %% ../../nbs/05_interpretation/21_recording.ipynb #operation
 class Operation(NamedTuple):
     "One elementary operation on activations"
     name:str          # As PyTorch calls it: `convolution`, `relu`, ...
@@ -27,19 +28,21 @@ class Operation(NamedTuple):
     out:int           # Number of its result
     which:int|None    # Which of several results; None: it has one
 
+# %% ../../nbs/05_interpretation/21_recording.ipynb #recording
 class Recording(NamedTuple):
     "What a model computed from a batch"
     operations:list[Operation]      # Those the prediction needs, in order
     values:dict[int, torch.Tensor]  # Their results by number, with the sequences under 0
     out:int                         # Number of the prediction
 
-# %% ../../nbs/05_interpretation/21_recording.ipynb #refs-of
+# %% ../../nbs/05_interpretation/21_recording.ipynb #is-ref
 def is_ref(
     value:Any, # An argument
 ) -> bool:     # Whether it stands for an activation
     "Tell an activation from weights and settings"
     return isinstance(value, Ref)
 
+# %% ../../nbs/05_interpretation/21_recording.ipynb #refs-of
 def refs_of(
     op:Operation, # An operation
 ) -> list[int]:   # Numbers of the activations it uses, in order
