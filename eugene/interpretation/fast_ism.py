@@ -129,7 +129,7 @@ def is_worth_it(
     "Compare the cost of all single mutants"
     mutants = 3 * n * p
     loop = mutants * work.full + -(-mutants // size) * work.operations * CALL
-    cut = mutants * work.shortcut + -(-n // block) * p * work.operations * 2 * CALL
+    cut = mutants * work.shortcut + -(-n // block) * p * (2 * work.operations + 10) * CALL # a rule takes about two calls, and finding the letters ten
     return cut < loop
 
 # %% ../../nbs/05_interpretation/24_fast_ism.ipynb #check-shortcut
