@@ -45,6 +45,7 @@ class Watched(nn.Module):
     def forward(self, x):
         self.sizes.append(len(x))
         if len(self.sizes) == self.fail_at: raise RuntimeError("told to fail")
+        self.total = float(x.detach().sum())  # a number read out: mutants are scored in full passes, which can be counted
         return self.model(x) + self.frozen(self.conv(x)).mean((1, 2))[:, None]
 
 
