@@ -330,7 +330,7 @@ def test_a_variant_has_one_effect_on_either_strand(made, tmp_path, k, length):
         plus, minus = frame(("chr1", i, a[i - 1] + ref, a[i - 1])), frame(("chr1", 300 - i - k, behind + reverse_complement(ref), behind))
     windows = [variant_windows(v, g, length, normalize=False) for v, g in ((plus, path), (minus, mirror))]
     for allele in ("ref", "alt"): np.testing.assert_array_equal(getattr(windows[0], allele), reverse_complement(getattr(windows[1], allele)))
-    for model, strands in ((linear(length), "both"), (Invariant(linear(length)), "forward"), (MotifModel(ohe("GATTA")[0], both_strands=True), "forward")):
+    for model, strands in ((linear(length), "both"), (Invariant(linear(length)), "given"), (MotifModel(ohe("GATTA")[0], both_strands=True), "given")):
         x, y = (score_variants(model, v, g, length, strands=strands, normalize=False).table["difference"][0] for v, g in ((plus, path), (minus, mirror)))
         assert x == pytest.approx(y, abs=1e-5)
     x, y = (score_variants(linear(length), v, g, length, normalize=False).table["difference"][0] for v, g in ((plus, path), (minus, mirror)))
@@ -439,7 +439,7 @@ def test_profile_models_from_counts_and_places(made):
     assert got["profile_jsd_0"][1] < jsd[1, 0] # matched through the genome, the shift is gone
     # the strands: a model whose tracks exchange roles has the same answer for both
     with torch.no_grad(): toy.conv.weight[1] = toy.conv.weight[0].flip((0, 1)); toy.conv.bias[1] = toy.conv.bias[0]
-    one, two = (score_variants(toy, rows, path, LENGTH, target=None, score=["difference", "profile_jsd"], strands=s).table for s in ("forward", "both"))
+    one, two = (score_variants(toy, rows, path, LENGTH, target=None, score=["difference", "profile_jsd"], strands=s).table for s in ("given", "both"))
     np.testing.assert_allclose(one.filter(like="_0").astype(float), two.filter(like="_0").astype(float), atol=1e-6)
 
 
