@@ -50,6 +50,10 @@ _CHAPTERS = {
     "models.summary": "summary",
     "models.saving": "save_model load_model",
     "models.kipoi": "load_kipoi kipoi_predict",
+}
+
+# %% ../nbs/99_face.ipynb #chapters-training
+_CHAPTERS |= {
     "training.losses": "TASKS check_targets balanced_weights mnll",
     "training.metrics": "r2 pearson pearson2 spearman kendall mse mae auroc auprc accuracy balanced_accuracy precision recall f1 mcc brier log_loss poisson_deviance poisson_d2 confusion profile_jsd profile_skill smooth_profiles",
     "training.sequence_module": "SequenceModule",
@@ -67,10 +71,15 @@ _CHAPTERS = {
     "training.kmer_metrics": "kmer_index kmer_scores kmer_agreement kmer_performance plot_kmer_scatter plot_kmer_performance",
     "training.comparison": "compare benchmark runs_table plot_comparison",
     "interpretation.filters": "layer_outputs filter_seqlets filter_pfms plot_filters",
-    "interpretation.attributions": "attribute plot_attribution",
-    "interpretation.mutagenesis": "ism base_importance plot_ism",
+    "interpretation.references": "make_references",
+    "interpretation.attributions": "attribute plot_attribution plot_attribution_map plot_attribution_strands",
+    "interpretation.fast_ism": "ism_engine",
+    "interpretation.mutagenesis": "ism ism_table base_importance plot_ism",
+    "interpretation.agreement": "agreement",
     "interpretation.in_silico": "implant implant_controls positional_importance percent_increase plot_positional",
-    "interpretation.evolution": "evolve plot_evolution",
+    "interpretation.constraints": "Constraints",
+    "interpretation.evolution": "evolve plot_evolution plot_mutations beyond_training",
+    "interpretation.variants": "read_vcf check_variants check_reference normalize_variants variant_windows score_variants plot_variant_effects plot_alleles",
 }
 
 # %% ../nbs/99_face.ipynb #modules
@@ -80,7 +89,7 @@ _HOME = {name: chapter for chapter, names in _CHAPTERS.items() for name in names
 # %% ../nbs/99_face.ipynb #elsewhere
 _ELSEWHERE = {"regions": "merge extend resize trim tile subtract count_overlaps sort_regions check_regions match_contigs", "region_sets": "overlap_join union nearest_distance exons"}
 _OTHER = {"one_hot": "ohe", "onehot": "ohe", "one_hot_encode": "ohe", "revcomp": "reverse_complement", "rc": "reverse_complement", "load_table": "read_table", "read_csv": "read_table", "read_tsv": "read_table",
-          "read_zarr": "open_zarr", "load_zarr": "open_zarr", "write_zarr": "to_zarr", "dinuc_shuffle": "k_shuffle", "dinucleotide_shuffle": "k_shuffle", "Genome": "GenomeFASTA", "DataLoader": "loader", "train": "fit"}
+          "read_zarr": "open_zarr", "load_zarr": "open_zarr", "write_zarr": "to_zarr", "dinuc_shuffle": "k_shuffle", "dinucleotide_shuffle": "k_shuffle", "Genome": "GenomeFASTA", "DataLoader": "loader", "train": "fit", "variants": "score_variants", "variant_effect": "score_variants", "saturation_mutagenesis": "ism"}
 
 def _hint(
     name:str, # Name that is not there
@@ -89,7 +98,6 @@ def _hint(
     for module, names in _ELSEWHERE.items():
         if name in names.split(): return f" Say eugene.{module}.{name}."
     if name in _OTHER: return f" What it may stand for is called {_OTHER[name]!r} here."
-    if name in ("read_vcf", "variants"): return " Variants are not read here; write the sequences of both alleles into a table or FASTA file."
     import difflib
     near = difflib.get_close_matches(name, [*_HOME, *_MODULES], 1, .75)
     return f" Did you mean {near[0]!r}?" if near else " See dir(eugene)."
