@@ -84,7 +84,9 @@ class Experiment(NamedTuple):
         "Change of score in each background, shaped as `scores`"
         return self.scores - self.base[:, None]
 
-    def table(self, level:float=.95) -> pd.DataFrame:
+    def table(self,
+        level:float=.95, # Confidence of the intervals
+    ) -> pd.DataFrame:
         "Mean effects with confidence intervals (Student's t over the backgrounds)"
         return effect_table(self.what, self.effects, self.targets, level)
 
@@ -265,7 +267,9 @@ class DoseResponse(NamedTuple):
         "Sum of the effects of the copies alone, shaped as `scores`"
         return (self.alone - self.base[:, None]).cumsum(1)
 
-    def table(self, level:float=.95) -> pd.DataFrame:
+    def table(self,
+        level:float=.95, # Confidence of the intervals
+    ) -> pd.DataFrame:
         "Mean effects, what additive would be, and their difference, with confidence intervals (Student's t over the backgrounds)"
         parts = {"together": self.effects, "additive": self.additive, "excess": self.effects - self.additive}
         return pd.concat([effect_table(self.what.assign(kind=kind), v, self.targets, level) for kind, v in parts.items()], ignore_index=True)

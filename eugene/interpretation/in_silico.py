@@ -129,7 +129,8 @@ def implant(
     x, gen = as_onehot(x).copy(), rng(seed)
     if several := isinstance(motif, (list, tuple)) and not isinstance(motif, Pattern): start = start if isinstance(start, (list, tuple, np.ndarray)) else [start]
     else: motif, start = [motif], [start]
-    strands = list(strand) if several and len(strand) != 1 else [strand] * len(motif)
+    strands = list(strand) if several else [strand]
+    if len(strands) == 1: strands *= len(motif)
     if not len(motif) or {len(start), len(strands)} != {len(motif)}:
         raise ValueError(f"{len(motif)} motifs, {len(start)} starts, {len(strands)} strands; a list of motifs needs one start, and one strand, for each.")
     patterns = [p if choose(s, "+-", "`strand`") == "+" else p.turned() for p, s in zip([as_pattern(m, x, gen) for m in motif], strands)]
