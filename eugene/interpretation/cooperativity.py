@@ -16,9 +16,8 @@ import torch
 from torch import nn
 
 from ..core import choose, derive_seed
-from .filters import as_onehot
 from .in_silico import CURVE_COLORS, as_pattern, implant, mean_ci
-from .experiments import _experiment, effect_table, of_target
+from .experiments import _experiment, effect_table, of_target, some_backgrounds
 
 # %% ../../nbs/05_interpretation/26_cooperativity.ipynb #anchor
 def _anchor(
@@ -83,7 +82,7 @@ def cooperativity(
     seed:int=0,                 # Seed of ambiguous letters, drawn once for each background
 ) -> Cooperativity:             # Scores of all constructs, in order of orientation and distance
     "Interaction of two motifs over distances and orientations. Raises `ValueError` if they overlap or do not fit."
-    x, distances = as_onehot(x), np.atleast_1d(np.asarray(distances))
+    x, distances = some_backgrounds(x), np.atleast_1d(np.asarray(distances))
     orientations = [choose(o, ORIENTATIONS, "orientation") for o in ([orientations] if isinstance(orientations, str) else orientations)]
     if not orientations: raise ValueError(f"`orientations` is empty; choose some of {', '.join(ORIENTATIONS)}.")
     motifs = [as_pattern(m, x, derive_seed(seed, name)) for m, name in ((a, "a"), (b, "b"))]

@@ -26,10 +26,11 @@ def mutate(
     alphabet:Alphabet|str=DNA,  # Letters of the channels
 ) -> np.ndarray:                # New sequences, `(N, A, L)`
     "Write letters at positions. Raises `ValueError` if they do not fit together or into the sequences."
-    x, at = as_onehot(x).copy(), np.atleast_1d(positions)
+    x, at, alphabet = as_onehot(x).copy(), np.atleast_1d(positions), get_alphabet(alphabet)
     words = [letters] * len(x) if isinstance(letters, str) else list(letters)
     wrong = next((w for w in words if len(w) != len(at)), None)
     if wrong is not None or len(words) != len(x): raise ValueError(f"{len(at)} positions and {len(x)} sequences, but {f'the letters {wrong!r}' if wrong is not None else f'{len(words)} words'}; expected one letter for each position, the same for all or a word for each sequence.")
+    if strange := sorted(set("".join(words)) - set(alphabet.letters + alphabet.unknown_letter)): raise ValueError(f"{strange[0]!r} is no letter of {alphabet.name}; write {', '.join(alphabet.letters)}, or {alphabet.unknown_letter} for unknown.")
     if at.dtype.kind not in "iu" or ((at < 0) | (at >= x.shape[2])).any() or len(set(at.tolist())) < len(at):
         raise ValueError(f"positions={at.tolist()}; expected different whole numbers from 0 to {x.shape[2] - 1}.")
     if len(words) and len(at): x[:, :, at] = ohe(words, alphabet)
