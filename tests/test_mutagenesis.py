@@ -112,7 +112,7 @@ def networks(draw):
     return nn.Sequential(*layers, *tops[end], nn.Tanh(), nn.Linear(5, 2)).eval()
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=20, deadline=None, derandomize=True)
 @given(networks())
 def test_random_networks_are_followed_and_give_what_complete_passes_give(model):
     model = model.double()
