@@ -141,7 +141,7 @@ def activations(
     "Outputs of one or several layers. Raises `ValueError` for unknown layers, `FileExistsError`."
     x, names = as_onehot(x), [layers] if isinstance(layers, str) else list(layers)
     modules = {name: find_layer(model, name) for name in names}
-    if not names or not len(x): raise ValueError(f"{len(names)} layers, {len(x)} sequences; at least one of each is needed.")
+    if not names or not len(x) or "" in names: raise ValueError(f"layers={names}, {len(x)} sequences; at least one of each is needed, and the model as a whole is no layer (use `predict`).")
     parts = _record(model, x, modules, batch_size, device, progress)
     if out is not None:
         with atomic_path(out, overwrite) as path: _write_layers(parts, len(x), batch_size, path)

@@ -236,7 +236,7 @@ def plot_hits(
 ) -> Any:                # The axes
     "Hits of motifs along sequences, above the line on `+`, below it on `-`"
     import matplotlib.pyplot as plt
-    rows = list(hits["sequence"].unique()[:20]) if sequences is None else list(sequences)
+    rows = list(np.unique(hits["sequence"])[:20]) if sequences is None else list(sequences)
     if ax is None: _, ax = plt.subplots(figsize=(7, max(1.2, .4 + .22 * len(rows))), layout="constrained")
     place = {row: i for i, row in enumerate(rows)}
     ax.hlines(range(len(rows)), 0, length, color="lightgrey", lw=1, zorder=0)
