@@ -145,14 +145,15 @@ def words_of(motif, step, pseudocount=.01):
     return words, whole[words, np.arange(words.shape[1])].sum(1)
 
 
-def test_scan_is_enumeration_of_words():
+@pytest.mark.parametrize("p_max", [.02, .07, .3])
+def test_scan_is_enumeration_of_words(p_max):
     gen = np.random.default_rng(3)
     motif = Motif("m", gen.dirichlet(np.ones(4) * .5, 6).T)
     words, scores = words_of(motif, .01)
     p = {"".join("ACGT"[i] for i in w): (scores >= s).mean() for w, s in zip(words, scores)}
     seqs = random_seqs(50, 80, seed=4)
-    hits = scan_motifs(seqs, [motif], p_max=.02, strands="+")
-    expected = [(i, j, s[j:j + 6]) for i, s in enumerate(seqs) for j in range(75) if p[s[j:j + 6]] <= .02]
+    hits = scan_motifs(seqs, [motif], p_max=p_max, strands="+")
+    expected = [(i, j, s[j:j + 6]) for i, s in enumerate(seqs) for j in range(75) if p[s[j:j + 6]] <= p_max]
     assert list(hits[["sequence", "start", "site"]].itertuples(index=False, name=None)) == expected and len(expected) > 20
     np.testing.assert_allclose(hits["p"], [p[w] for *_, w in expected], rtol=1e-9)
     every = np.sort([p[s[j:j + 6]] for s in seqs for j in range(75)])
