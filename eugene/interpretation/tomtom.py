@@ -223,6 +223,8 @@ def motif_pvalues(
     both = on_both_strands([*queries, *motifs, *background], strands)
     if len(motifs) + len(background) < 25: warnings.warn(f"{len(motifs) + len(background)} motifs are few for a null: p-values depend on which they are. Pass a larger collection as `background`.", stacklevel=2)
     tables = _tables(queries, "queries")
+    widest = max(t.shape[1] for t in tables)
+    if widest > 100: raise ValueError(f"A query has {widest} columns; the null is kept for every pair of ends, and 100 columns are the most. Cut it to its informative part.")
     pool = _pool(_tables(motifs, "motifs"), _tables(background, "background") if background else [], both)
     one = lambda q: _one_query(q, pool, both, min_overlap, n_bins)
     if num_workers < 2: p, offset, overlap, turned = map(np.stack, zip(*map(one, tables)))
