@@ -231,6 +231,6 @@ def plot_mutations(
     extent = (start - .5, start + length - .5, len(order) - .5, -.5)
     image = ax.imshow(made[order], **{"cmap": "viridis_r", "vmin": 1, "vmax": max(rounds, 2), "aspect": "auto", "interpolation": "nearest", "extent": extent} | kw)
     ax.figure.colorbar(image, ax=ax, label="round", pad=.02)
-    ax.yaxis.get_major_locator().set_params(integer=True)
+    for axis in (ax.xaxis, ax.yaxis): axis.get_major_locator().set_params(integer=True)
     ax.set(xlabel="position (bp, 0-based)", ylabel="sequence")
     return ax
