@@ -185,7 +185,6 @@ def _classes(
     s:Study, # What is known
 ) -> str:    # HTML
     "Confusion matrix"
-    if not s.activated: return _text("The model gives scores and no probabilities (it has no `activate`), so there is no confusion matrix.")
     return html_figure(plot_confusion(confusion(s.y, s.pred)[0], [_label(n) for n in s.names]), "Confusion matrix: shares of each true class, and numbers of sequences.")
 
 # %% ../../nbs/05_interpretation/09_report.ipynb #performance-section
@@ -195,6 +194,7 @@ def performance_section(
     "Metrics of each target, and a figure"
     many = s.task == "multiclass"
     if not many and s.y.shape != s.pred.shape: raise LeftOut(f"The model predicts {s.pred.shape[1]} numbers a sequence and the Dataset has {s.y.shape[1]} targets.")
+    if many and not s.activated: raise LeftOut("The model gives scores and no probabilities of classes (it has no `activate`). Wrap it: SequenceModule(model, task='multiclass').")
     table = score_table(s.y, s.pred, [str(t) for t in s.part["target"].values], s.task)
     words = f"{s.part.sizes['sequence']:,} sequences. n counts those that were measured for a target."
     return _text(words) + html_table(table) + (_classes(s) if many else _curves(s) if s.task in ("binary", "multilabel") else _scatters(s))
