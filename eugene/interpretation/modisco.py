@@ -140,7 +140,10 @@ class Pattern(NamedTuple):
     seqlets:pd.DataFrame     # A row a seqlet: sequence, start, end (0-based, half-open), strand
 
     @property
-    def pfm(self): return self.motif.ppm * self.motif.nsites # Counts, `(A, W)`
+    def pfm(self) -> np.ndarray: # `(A, W)`
+        "Counts of the letters"
+        return self.motif.ppm * self.motif.nsites
+
     def __repr__(self): return f"Pattern({self.motif.name!r}, {consensus(self.motif, iupac=True)}, {len(self.seqlets)} seqlets, contribution {self.cwm.sum():+.3g})"
 
 # %% ../../nbs/05_interpretation/08_modisco.ipynb #pattern-from-seqlets

@@ -19,12 +19,12 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from ..core import as_path, atomic_path, choose, log, progress_bar, rng
+from ..core import as_path, atomic_path, choose, log, pick_device, progress_bar, rng
 from ..etl.logos import plot_logo
 from ..etl.motif_matching import match_motifs
 from ..etl.motifs import Motif, consensus, consensus_ohe, information_content, pfm_to_ppm
 from ..etl.seqdata import get_split
-from ..etl.sequences import get_alphabet
+from ..etl.sequences import Alphabet, get_alphabet
 from ..etl.shuffling import k_shuffle
 from ..layers.basics import first_conv
 from ..layers.initialization import motif_filters
@@ -81,10 +81,11 @@ def _label(
     "Text of which matplotlib makes no formula"
     return str(words).replace("$", r"\$")
 
-# %% ../../nbs/05_interpretation/09_report.ipynb #study
+# %% ../../nbs/05_interpretation/09_report.ipynb #left-out
 class LeftOut(Exception):
     "A section does not apply; the text says why"
 
+# %% ../../nbs/05_interpretation/09_report.ipynb #study
 @dataclass
 class Study:
     "A model, its data, and what several sections need of them"
@@ -100,28 +101,58 @@ class Study:
     seed:int=0                   # Of shuffles
     how:Mapping|None=None        # `batch_size` and `device`
 
-    def encode(self, rows): return _source(self.part.isel(sequence=rows), None, "zero").read(0, len(rows), False).numpy() # One-hot `(n, A, L)`, as `predict` sees them
+    def encode(
+        self,
+        rows:Sequence[int], # Rows
+    ) -> np.ndarray:        # `(n, A, L)`
+        "Some sequences one-hot, as `predict` sees them"
+        return _source(self.part.isel(sequence=rows), None, "zero").read(0, len(rows), False).numpy()
 
     @cached_property
-    def alphabet(self): return get_alphabet(self.part.attrs.get("alphabet", "DNA"))
-    @cached_property
-    def activated(self): return hasattr(self.model, "activate") # Are predictions on the scale of the targets?
-    @cached_property
-    def pred(self): return predict(self.model, self.part, activate=self.activated, **(self.how or {})) # `(N, T)`
-    @cached_property
-    def x(self): return self.encode(np.unique(np.linspace(0, self.part.sizes["sequence"] - 1, self.most).astype(int)))
-    @cached_property
-    def filters(self): return _filter_table(self)
+    def alphabet(self) -> Alphabet: # Of the sequences
+        "Letters of the rows of a one-hot array"
+        return get_alphabet(self.part.attrs.get("alphabet", "DNA"))
 
     @cached_property
-    def y(self): # Measurements, `(N, T)`
+    def activated(self) -> bool: # Does the model say how?
+        "Whether predictions are on the scale of the targets"
+        return hasattr(self.model, "activate")
+
+    @cached_property
+    def pred(self) -> np.ndarray: # `(N, T)`
+        "Predictions of all rows"
+        return predict(self.model, self.part, activate=self.activated, **(self.how or {}))
+
+    @cached_property
+    def x(self) -> np.ndarray: # `(n, A, L)`, n at most `most`
+        "Sequences spread evenly over the rows"
+        return self.encode(np.unique(np.linspace(0, self.part.sizes["sequence"] - 1, self.most).astype(int)))
+
+    @cached_property
+    def filters(self) -> tuple[pd.DataFrame, list[Motif]]: # See `_filter_table`
+        "Filters of the first convolution"
+        return _filter_table(self)
+
+    @cached_property
+    def y(self) -> np.ndarray: # `(N, T)`
+        "Measurements. Raises `LeftOut` if there are none."
         if "targets" not in self.part: raise LeftOut("The Dataset has no `targets`, so there is nothing to compare predictions with.")
         return self.part["targets"].values
 
     @cached_property
-    def names(self): # Of the columns of the prediction
-        given = [str(t) for t in self.part["target"].values] if "target" in self.part.coords else []
-        return given if len(given) == self.pred.shape[1] else [f"{'class' if self.task == 'multiclass' else 'output'} {i}" for i in range(self.pred.shape[1])]
+    def names(self) -> list[str]: # One for each column of `pred`
+        "Names of the outputs"
+        return _output_names(self.part, self.pred.shape[1], self.task)
+
+# %% ../../nbs/05_interpretation/09_report.ipynb #output-names
+def _output_names(
+    part:Any,  # Dataset
+    n:int,     # Number of outputs
+    task:str,  # Task
+) -> list[str]:# Names
+    "Names of the targets, or numbers"
+    given = [str(t) for t in part["target"].values] if "target" in part.coords else []
+    return given if len(given) == n else [f"{'class' if task == 'multiclass' else 'output'} {i}" for i in range(n)]
 
 # %% ../../nbs/05_interpretation/09_report.ipynb #model-section
 def model_section(
@@ -316,9 +347,9 @@ def versions_section(
     s:Study, # What is known
 ) -> str:    # HTML
     "Date, code and environment"
-    env = environment("cpu")
+    env = environment(pick_device((s.how or {}).get("device") or "cpu"))
     now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    lines = [("date", now), *((f"eugene {k}", v) for k, v in code_version().items()), *((k, v) for k, v in env.items() if k not in ("hardware", "platform"))]
+    lines = [("date", now), *((f"eugene {k}", v) for k, v in code_version().items()), *((k, v) for k, v in env.items() if k not in ("hardware", "platform")), ("computed on", f"{env['hardware']['device']} ({env['hardware']['name']})")]
     return html_table(pd.DataFrame([(k, "–" if v is None else str(v)) for k, v in lines], columns=["what", "version"]))
 
 # %% ../../nbs/05_interpretation/09_report.ipynb #sections
@@ -334,8 +365,8 @@ h1{font-size:1.6rem;line-height:1.2}h2{margin-top:2.2rem;border-bottom:1px solid
 nav a{margin-right:.9em;white-space:nowrap}a{color:#0060a0}.scroll{overflow-x:auto}figure{margin:.8rem 0}
 img{max-width:100%;height:auto}.wide img{max-width:none}figcaption,footer{font-size:.88rem;color:#555}
 table{border-collapse:collapse;font-size:.88rem}th,td{padding:.2rem .7rem .2rem 0;text-align:left;vertical-align:top;border-bottom:1px solid #e4e4e4}
-.num{text-align:right;font-variant-numeric:tabular-nums}.left{background:#fdf3dc;padding:.4rem .7rem}h1,p,td,figcaption{overflow-wrap:anywhere}
-td.num,th.num{overflow-wrap:normal}@media print{body{max-width:none;font-size:11pt}nav{display:none}.wide img{max-width:100%}.scroll{overflow:visible}h2,h3{break-after:avoid}figure,tr{break-inside:avoid}}
+.num{text-align:right;font-variant-numeric:tabular-nums}.left{background:#fdf3dc;padding:.4rem .7rem}h1,p,li,figcaption{overflow-wrap:anywhere}
+@media print{body{max-width:none;font-size:11pt}nav{display:none}.wide img{max-width:100%}.scroll{overflow:visible}h2,h3{break-after:avoid}figure,tr{break-inside:avoid}}
 """
 
 # %% ../../nbs/05_interpretation/09_report.ipynb #run-sections
