@@ -87,6 +87,8 @@ def test_padding_stays_out_of_seqlets_and_of_the_null():
     a, b = call_seqlets(h, x), call_seqlets(wide, padded)
     assert (b["start"] >= 80 - 8).all() and abs(len(a) - len(b)) < .05 * len(a)
     assert set(zip(a["sequence"], a["start"])) & set(zip(b["sequence"], b["start"] - 80))
+    wide[:, :, 80:160] = rng(5).normal(size=h.shape)  # noise beside padding stays noise
+    assert len(call_seqlets(wide, padded, n_null=100_000)) < 3
 
 
 def test_seqlets_do_not_overlap_and_are_the_strongest():
@@ -133,7 +135,9 @@ def test_ism_gives_hypothetical_contributions_of_a_linear_model():
 
 def known_pattern(name="AP-1", data=None, flank=5):
     x, h, sites = planted() if data is None else data
-    t = sites[sites["motif"] == name].assign(start=lambda t: t["start"] - flank, end=lambda t: t["end"] + flank)
+    t, more = sites[sites["motif"] == name], np.array([flank, flank + 3])  # three more after the site than before it, on its strand
+    minus = (t["strand"] == "-").to_numpy().astype(int)
+    t = t.assign(start=t["start"] - more[minus], end=t["end"] + more[1 - minus])
     return pattern_from_seqlets(t[(t["start"] >= 0) & (t["end"] <= x.shape[2])], h, x, name), x, h
 
 
