@@ -8,14 +8,14 @@ import pytest
 from eugene.core import rng
 from eugene.etl.motif_matching import match_motifs
 from eugene.etl.motifs import Motif, read_meme
-from eugene.etl.sequences import ohe, random_seqs, reverse_complement
+from eugene.etl.sequences import ohe, random_seqs
 from eugene.etl.simulation import Plant, simulate, site_mask
-from eugene.interpretation.attributions import Attribution, attribute
+from eugene.interpretation.attributions import Attribution
 from eugene.interpretation.filters import count_seqlets
 from eugene.interpretation.modisco import (ModiscoResult, Pattern, base_contributions, call_seqlets, check_tracks, hypothetical_contributions, modisco,
                                            pattern_from_seqlets, pattern_table, plot_patterns, read_modisco, trim_pattern, write_modisco)
 from eugene.interpretation.mutagenesis import base_importance, ism
-from toy_models import LinearModel, MotifModel
+from toy_models import LinearModel
 
 PLANTS = [Plant("TGASTCA", 1., prob=.6, name="AP-1"), Plant("GGGGCGGG", -1., prob=.5, name="GC-box")]
 

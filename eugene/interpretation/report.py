@@ -30,12 +30,10 @@ from ..layers.basics import first_conv
 from ..layers.initialization import motif_filters
 from ..models.summary import summary
 from ..training.evaluation import plot_predictions, score_table
-from ..training.fit import plot_history
 from ..training.losses import TASKS
 from ..training.metrics import confusion
 from ..training.performance_plots import plot_confusion, plot_pr, plot_roc
 from ..training.prediction import _source, predict
-from ..training.records import code_version, environment, read_history
 from .attributions import METHODS, attribute, plot_attribution
 from .filters import filter_pfms
 from .in_silico import implant_controls, plot_positional, positional_importance
@@ -177,6 +175,8 @@ def run_section(
     s:Study, # What is known
 ) -> str:    # HTML
     "Manifest and history of a run"
+    from eugene.training.fit import plot_history # here, since it loads Lightning
+    from eugene.training.records import read_history
     if s.run is None: raise LeftOut("No folder of a run was given (`run=`), so nothing is known of how the weights came about.")
     file = s.run / "manifest.json"
     if not file.is_file(): raise LeftOut(f"The folder {s.run.name} has no manifest.json.")
@@ -347,6 +347,7 @@ def versions_section(
     s:Study, # What is known
 ) -> str:    # HTML
     "Date, code and environment"
+    from eugene.training.records import code_version, environment # here, since it loads Lightning
     env = environment(pick_device((s.how or {}).get("device") or "cpu"))
     now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     lines = [("date", now), *((f"eugene {k}", v) for k, v in code_version().items()), *((k, v) for k, v in env.items() if k not in ("hardware", "platform")), ("computed on", f"{env['hardware']['device']} ({env['hardware']['name']})")]
