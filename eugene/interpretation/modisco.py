@@ -57,6 +57,18 @@ def base_contributions(
     a, x = check_tracks(attributions, x)
     return np.einsum("nal,nal->nl", a, x, dtype=np.float64, casting="unsafe")
 
+# %% ../../nbs/05_interpretation/23_modisco.ipynb #peaks
+def _peaks(
+    sums:np.ndarray,    # Sums of windows, `(N, S)`
+    width:int,          # Their width, bp
+) -> np.ndarray:        # Is it the most extreme of those that overlap it? `(N, S)` bool; of equal ones the first
+    "Windows that are more extreme than all that overlap them"
+    size, r = abs(sums), width - 1
+    if r == 0: return size > 0
+    padded = np.pad(size, ((0, 0), (r, r)), constant_values=0)
+    highest = np.lib.stride_tricks.sliding_window_view(padded, r, axis=1).max(axis=-1) # of the r windows from each place on
+    return (size > highest[:, :sums.shape[1]]) & (size >= highest[:, r + 1:])
+
 # %% ../../nbs/05_interpretation/23_modisco.ipynb #window-sums
 def _window_sums(
     c:np.ndarray,   # Contributions, `(N, L)`
@@ -71,7 +83,7 @@ def _null_sums(
     width:int,                  # Width of the windows, bp
     size:int,                   # About how many windows
     gen:np.random.Generator,    # Source of randomness
-) -> np.ndarray:                # Sums, sorted
+) -> np.ndarray:                # Sums, `(R, L - width + 1)`
     "Sums of windows of sequences whose contributions were shuffled among the known positions"
     n = -(-size // (c.shape[1] - width + 1))
     rows = np.resize(gen.permutation(len(c)), n)
@@ -79,41 +91,26 @@ def _null_sums(
     order, back = np.argsort(keys, axis=1), np.argsort(~known[rows], axis=1, kind="stable")
     shuffled = np.zeros((n, c.shape[1]))
     np.put_along_axis(shuffled, back, np.take_along_axis(c[rows], order, 1), 1)
-    return np.sort(_window_sums(shuffled, width), axis=None)
+    return _window_sums(shuffled, width)
 
 # %% ../../nbs/05_interpretation/23_modisco.ipynb #tail-values
 def _tail_values(
-    sums:np.ndarray,    # Sums of windows, any shape
-    null:np.ndarray,    # Sums without signal, sorted
-) -> tuple[np.ndarray, np.ndarray]: # p-values and q-values, of the shape of `sums`
-    "Share of the null that is at least as extreme, twice the tail of the window's own sign; and its false discovery rate"
+    sums:np.ndarray,    # Sums of candidates, `(K,)`
+    null:np.ndarray,    # Sums of candidates without signal, sorted
+) -> tuple[np.ndarray, np.ndarray]: # p-values and q-values, `(K,)`
+    "Share of the null that is at least as extreme, twice the tail of the candidate's own sign; and its false discovery rate"
     from scipy.stats import false_discovery_control
     above = len(null) - np.searchsorted(null, sums, side="left")
     below = np.searchsorted(null, sums, side="right")
     p = np.minimum(1, 2 * (1 + np.where(sums > 0, above, below)) / (1 + len(null)))
-    return p, false_discovery_control(p, axis=None).reshape(p.shape)
-
-# %% ../../nbs/05_interpretation/23_modisco.ipynb #best-windows
-def _best_windows(
-    sums:np.ndarray,    # Sums of windows, `(N, S)`
-    passed:np.ndarray,  # Windows to choose from, `(N, S)` bool
-    width:int,          # Their width, bp
-) -> np.ndarray:        # Row and start of those taken, `(K, 2)`, in order
-    "Take the most extreme window, then the most extreme one that overlaps none taken before"
-    row, start = np.nonzero(passed)
-    free, taken = np.ones((len(sums), sums.shape[1] + width - 1), bool), []
-    for i in np.argsort(-abs(sums[row, start]), kind="stable"):
-        if not free[row[i], start[i]:start[i] + width].all(): continue
-        free[row[i], start[i]:start[i] + width] = False
-        taken.append((row[i], start[i]))
-    return np.array(sorted(taken), dtype=int).reshape(-1, 2)
+    return p, false_discovery_control(p) if len(p) else p
 
 # %% ../../nbs/05_interpretation/23_modisco.ipynb #call-seqlets
 def call_seqlets(
     attributions:Any,           # Attributions, hypothetical or not, `(N, A, L)`
     x:np.ndarray,               # The sequences, one-hot, `(N, A, L)`
     width:int=8,                # Width of a seqlet, bp
-    fdr:float=.05,              # False discovery rate of the windows, between 0 and 1
+    fdr:float=.05,              # False discovery rate of the seqlets, between 0 and 1
     control:np.ndarray|None=None, # Contributions without sites, `(M, L')`, from `base_contributions`; None: shuffled along each sequence
     n_null:int=1_000_000,       # Windows of the shuffled null
     seed:int|np.random.Generator|None=0, # Seed of the shuffle
@@ -126,12 +123,13 @@ def call_seqlets(
     else:
         control = np.asarray(control, dtype=float)
         if control.ndim != 2 or control.shape[1] < width or not np.isfinite(control).all(): raise ValueError(f"`control` has shape {control.shape}; expected contributions (M, L) without NaN, L at least {width}. `base_contributions` makes them.")
-        null = np.sort(_window_sums(control, width), axis=None)
-    sums = _window_sums(c, width)
-    p, q = _tail_values(sums, null)
-    row, start = _best_windows(sums, q <= fdr, width).T
-    if not len(row): log.warning("No seqlet: none of %s windows of %s bp has q <= %s; the smallest q is %.2g, the largest sum %.3g, and the null reaches from %.3g to %.3g.", f"{sums.size:,}", width, fdr, q.min(), abs(sums).max(), null[0], null[-1])
-    return pd.DataFrame({"sequence": row, "start": start, "end": start + width, "strand": "+", "attribution": sums[row, start], "p": p[row, start], "q": q[row, start]})
+        null = _window_sums(control, width)
+    sums, null = _window_sums(c, width), np.sort(null[_peaks(null, width)])
+    row, start = np.nonzero(_peaks(sums, width))
+    p, q = _tail_values(sums[row, start], null)
+    table = pd.DataFrame({"sequence": row, "start": start, "end": start + width, "strand": "+", "attribution": sums[row, start], "p": p, "q": q})
+    if not (q <= fdr).any(): log.warning("No seqlet: none of %s candidates of %s bp has q <= %s; the smallest q is %.2g, the largest sum %.3g, and the null reaches from %.3g to %.3g.", len(row), width, fdr, q.min(initial=1), abs(sums).max(), null.min(initial=0), null.max(initial=0))
+    return table[q <= fdr].reset_index(drop=True)
 
 # %% ../../nbs/05_interpretation/23_modisco.ipynb #pattern-class
 class Pattern(NamedTuple):
@@ -142,7 +140,10 @@ class Pattern(NamedTuple):
     seqlets:pd.DataFrame     # A row a seqlet: sequence, start, end (0-based, half-open), strand
 
     @property
-    def pfm(self): return self.motif.ppm * self.motif.nsites # Counts, `(A, W)`
+    def pfm(self) -> np.ndarray: # `(A, W)`
+        "Counts of the letters"
+        return self.motif.ppm * self.motif.nsites
+
     def __repr__(self): return f"Pattern({self.motif.name!r}, {consensus(self.motif, iupac=True)}, {len(self.seqlets)} seqlets, contribution {self.cwm.sum():+.3g})"
 
 # %% ../../nbs/05_interpretation/23_modisco.ipynb #pattern-from-seqlets

@@ -19,23 +19,21 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from ..core import as_path, atomic_path, choose, log, progress_bar, rng
+from ..core import as_path, atomic_path, choose, log, pick_device, progress_bar, rng
 from ..etl.logos import plot_logo
 from ..etl.motif_matching import match_motifs
 from ..etl.motifs import Motif, consensus, consensus_ohe, information_content, pfm_to_ppm
 from ..etl.seqdata import get_split
-from ..etl.sequences import get_alphabet
+from ..etl.sequences import Alphabet, get_alphabet
 from ..etl.shuffling import k_shuffle
 from ..layers.basics import first_conv
 from ..layers.initialization import motif_filters
 from ..models.summary import summary
 from ..training.evaluation import plot_predictions, score_table
-from ..training.fit import plot_history
 from ..training.losses import TASKS
 from ..training.metrics import confusion
 from ..training.performance_plots import plot_confusion, plot_pr, plot_roc
 from ..training.prediction import _source, predict
-from ..training.records import code_version, environment, read_history
 from .attributions import METHODS, attribute, plot_attribution
 from .filters import filter_pfms
 from .in_silico import implant_controls, plot_positional, positional_importance
@@ -81,10 +79,11 @@ def _label(
     "Text of which matplotlib makes no formula"
     return str(words).replace("$", r"\$")
 
-# %% ../../nbs/05_interpretation/24_report.ipynb #study
+# %% ../../nbs/05_interpretation/24_report.ipynb #left-out
 class LeftOut(Exception):
     "A section does not apply; the text says why"
 
+# %% ../../nbs/05_interpretation/24_report.ipynb #study
 @dataclass
 class Study:
     "A model, its data, and what several sections need of them"
@@ -100,28 +99,58 @@ class Study:
     seed:int=0                   # Of shuffles
     how:Mapping|None=None        # `batch_size` and `device`
 
-    def encode(self, rows): return _source(self.part.isel(sequence=rows), None, "zero").read(0, len(rows), False).numpy() # One-hot `(n, A, L)`, as `predict` sees them
+    def encode(
+        self,
+        rows:Sequence[int], # Rows
+    ) -> np.ndarray:        # `(n, A, L)`
+        "Some sequences one-hot, as `predict` sees them"
+        return _source(self.part.isel(sequence=rows), None, "zero").read(0, len(rows), False).numpy()
 
     @cached_property
-    def alphabet(self): return get_alphabet(self.part.attrs.get("alphabet", "DNA"))
-    @cached_property
-    def activated(self): return hasattr(self.model, "activate") # Are predictions on the scale of the targets?
-    @cached_property
-    def pred(self): return predict(self.model, self.part, activate=self.activated, **(self.how or {})) # `(N, T)`
-    @cached_property
-    def x(self): return self.encode(np.unique(np.linspace(0, self.part.sizes["sequence"] - 1, self.most).astype(int)))
-    @cached_property
-    def filters(self): return _filter_table(self)
+    def alphabet(self) -> Alphabet: # Of the sequences
+        "Letters of the rows of a one-hot array"
+        return get_alphabet(self.part.attrs.get("alphabet", "DNA"))
 
     @cached_property
-    def y(self): # Measurements, `(N, T)`
+    def activated(self) -> bool: # Does the model say how?
+        "Whether predictions are on the scale of the targets"
+        return hasattr(self.model, "activate")
+
+    @cached_property
+    def pred(self) -> np.ndarray: # `(N, T)`
+        "Predictions of all rows"
+        return predict(self.model, self.part, activate=self.activated, **(self.how or {}))
+
+    @cached_property
+    def x(self) -> np.ndarray: # `(n, A, L)`, n at most `most`
+        "Sequences spread evenly over the rows"
+        return self.encode(np.unique(np.linspace(0, self.part.sizes["sequence"] - 1, self.most).astype(int)))
+
+    @cached_property
+    def filters(self) -> tuple[pd.DataFrame, list[Motif]]: # See `_filter_table`
+        "Filters of the first convolution"
+        return _filter_table(self)
+
+    @cached_property
+    def y(self) -> np.ndarray: # `(N, T)`
+        "Measurements. Raises `LeftOut` if there are none."
         if "targets" not in self.part: raise LeftOut("The Dataset has no `targets`, so there is nothing to compare predictions with.")
         return self.part["targets"].values
 
     @cached_property
-    def names(self): # Of the columns of the prediction
-        given = [str(t) for t in self.part["target"].values] if "target" in self.part.coords else []
-        return given if len(given) == self.pred.shape[1] else [f"{'class' if self.task == 'multiclass' else 'output'} {i}" for i in range(self.pred.shape[1])]
+    def names(self) -> list[str]: # One for each column of `pred`
+        "Names of the outputs"
+        return _output_names(self.part, self.pred.shape[1], self.task)
+
+# %% ../../nbs/05_interpretation/24_report.ipynb #output-names
+def _output_names(
+    part:Any,  # Dataset
+    n:int,     # Number of outputs
+    task:str,  # Task
+) -> list[str]:# Names
+    "Names of the targets, or numbers"
+    given = [str(t) for t in part["target"].values] if "target" in part.coords else []
+    return given if len(given) == n else [f"{'class' if task == 'multiclass' else 'output'} {i}" for i in range(n)]
 
 # %% ../../nbs/05_interpretation/24_report.ipynb #model-section
 def model_section(
@@ -146,6 +175,8 @@ def run_section(
     s:Study, # What is known
 ) -> str:    # HTML
     "Manifest and history of a run"
+    from eugene.training.fit import plot_history # here, since it loads Lightning
+    from eugene.training.records import read_history
     if s.run is None: raise LeftOut("No folder of a run was given (`run=`), so nothing is known of how the weights came about.")
     file = s.run / "manifest.json"
     if not file.is_file(): raise LeftOut(f"The folder {s.run.name} has no manifest.json.")
@@ -185,7 +216,6 @@ def _classes(
     s:Study, # What is known
 ) -> str:    # HTML
     "Confusion matrix"
-    if not s.activated: return _text("The model gives scores and no probabilities (it has no `activate`), so there is no confusion matrix.")
     return html_figure(plot_confusion(confusion(s.y, s.pred)[0], [_label(n) for n in s.names]), "Confusion matrix: shares of each true class, and numbers of sequences.")
 
 # %% ../../nbs/05_interpretation/24_report.ipynb #performance-section
@@ -195,6 +225,7 @@ def performance_section(
     "Metrics of each target, and a figure"
     many = s.task == "multiclass"
     if not many and s.y.shape != s.pred.shape: raise LeftOut(f"The model predicts {s.pred.shape[1]} numbers a sequence and the Dataset has {s.y.shape[1]} targets.")
+    if many and not s.activated: raise LeftOut("The model gives scores and no probabilities of classes (it has no `activate`). Wrap it: SequenceModule(model, task='multiclass').")
     table = score_table(s.y, s.pred, [str(t) for t in s.part["target"].values], s.task)
     words = f"{s.part.sizes['sequence']:,} sequences. n counts those that were measured for a target."
     return _text(words) + html_table(table) + (_classes(s) if many else _curves(s) if s.task in ("binary", "multilabel") else _scatters(s))
@@ -316,9 +347,10 @@ def versions_section(
     s:Study, # What is known
 ) -> str:    # HTML
     "Date, code and environment"
-    env = environment("cpu")
+    from eugene.training.records import code_version, environment # here, since it loads Lightning
+    env = environment(pick_device((s.how or {}).get("device") or "cpu"))
     now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    lines = [("date", now), *((f"eugene {k}", v) for k, v in code_version().items()), *((k, v) for k, v in env.items() if k not in ("hardware", "platform"))]
+    lines = [("date", now), *((f"eugene {k}", v) for k, v in code_version().items()), *((k, v) for k, v in env.items() if k not in ("hardware", "platform")), ("computed on", f"{env['hardware']['device']} ({env['hardware']['name']})")]
     return html_table(pd.DataFrame([(k, "–" if v is None else str(v)) for k, v in lines], columns=["what", "version"]))
 
 # %% ../../nbs/05_interpretation/24_report.ipynb #sections
@@ -334,8 +366,8 @@ h1{font-size:1.6rem;line-height:1.2}h2{margin-top:2.2rem;border-bottom:1px solid
 nav a{margin-right:.9em;white-space:nowrap}a{color:#0060a0}.scroll{overflow-x:auto}figure{margin:.8rem 0}
 img{max-width:100%;height:auto}.wide img{max-width:none}figcaption,footer{font-size:.88rem;color:#555}
 table{border-collapse:collapse;font-size:.88rem}th,td{padding:.2rem .7rem .2rem 0;text-align:left;vertical-align:top;border-bottom:1px solid #e4e4e4}
-.num{text-align:right;font-variant-numeric:tabular-nums}.left{background:#fdf3dc;padding:.4rem .7rem}h1,p,td,figcaption{overflow-wrap:anywhere}
-td.num,th.num{overflow-wrap:normal}@media print{body{max-width:none;font-size:11pt}nav{display:none}.wide img{max-width:100%}.scroll{overflow:visible}h2,h3{break-after:avoid}figure,tr{break-inside:avoid}}
+.num{text-align:right;font-variant-numeric:tabular-nums}.left{background:#fdf3dc;padding:.4rem .7rem}h1,p,li,figcaption{overflow-wrap:anywhere}
+@media print{body{max-width:none;font-size:11pt}nav{display:none}.wide img{max-width:100%}.scroll{overflow:visible}h2,h3{break-after:avoid}figure,tr{break-inside:avoid}}
 """
 
 # %% ../../nbs/05_interpretation/24_report.ipynb #run-sections
