@@ -87,7 +87,7 @@ _CHAPTERS |= {
     "interpretation.constraints": "Constraints",
     "interpretation.evolution": "evolve plot_evolution plot_mutations beyond_training",
     "interpretation.variants": "read_vcf check_variants check_reference normalize_variants variant_windows score_variants plot_variant_effects plot_alleles",
-    "interpretation.modisco": "modisco call_seqlets",
+    "interpretation.modisco": "modisco read_modisco write_modisco call_seqlets hypothetical_contributions pattern_from_seqlets trim_pattern pattern_table plot_patterns",
     "interpretation.report": "report",
 }
 
