@@ -17,7 +17,7 @@ import torch
 
 from ..core import as_path, choose, log, need, pick_device, sha256
 from ..etl.loading import Loader, loader
-from .callbacks import Bar, Keep, StepSeeds, Watch, LightningModule, Trainer, isolated, load_weights, read_checkpoint
+from .callbacks import Bar, Keep, StepSeeds, Watch, LightningModule, Trainer, isolated, fill_weights, read_checkpoint
 from .losses import TASKS, check_targets
 from .records import differences, experiment, read_history, write_manifest
 from .sequence_module import SCHEDULERS, SequenceModule, quiet_lightning
@@ -146,7 +146,7 @@ def _finished(
     if resume and _same(manifest, plan): return None
     if sha256(out / "best.ckpt") != manifest["checkpoint"]["sha256"]:
         raise ValueError(f"{out / 'best.ckpt'} is not the file its manifest describes. Pass reuse=False to train anew and replace it.")
-    return FitResult(load_weights(module, out / "best.ckpt"), read_history(out / "history.csv"), out / "best.ckpt", manifest, manifest["seconds"])
+    return FitResult(fill_weights(module, out / "best.ckpt"), read_history(out / "history.csv"), out / "best.ckpt", manifest, manifest["seconds"])
 
 # %% ../../nbs/04_training/08_fit.ipynb #unfinished
 def _unfinished(
@@ -198,7 +198,7 @@ def _finish(
     history, seconds = read_history(out / "history.csv"), time.perf_counter() - started
     if runner.is_global_zero: write_manifest(out, plan, history, runner.strategy.root_device, seconds, processes=runner.world_size)
     runner.strategy.barrier("manifest")
-    return FitResult(load_weights(module, out / "best.ckpt"), history, out / "best.ckpt", json.loads((out / "manifest.json").read_text()), seconds)
+    return FitResult(fill_weights(module, out / "best.ckpt"), history, out / "best.ckpt", json.loads((out / "manifest.json").read_text()), seconds)
 
 # %% ../../nbs/04_training/08_fit.ipynb #fit
 def fit(
@@ -263,7 +263,7 @@ def _check_rows(
 ) -> None:
     "Check the targets of a side. Raises `ValueError` or `TypeError` as `check_targets` does."
     y, task = side.dataset.targets, getattr(module, "task", None)
-    if y is None or task not in TASKS or np.isnan(y).all(): return
+    if y is None or task not in TASKS or hasattr(module, "variables") or np.isnan(y).all(): return
     check_targets(y, task, names=ds["target"].values if "target" in ds else None, rows=side.dataset.rows, split=split)
 
 # %% ../../nbs/04_training/08_fit.ipynb #fit-dataset
@@ -276,6 +276,7 @@ def fit_dataset(
     unknown:str="zero",      # Policy for ambiguous letters, as in `loader`
     num_workers:int=0,       # Threads that read and encode ahead
     transforms:Any=None,     # Augmentations, as in `loader`; of the training batches alone
+    weights:str|None=None,   # Variable that says what each row counts in the loss, of training and of validation; None: all the same
     **kw,                    # Arguments of `fit`: `epochs`, `patience`, `device`, `progress`, `reuse`, `resume`, `logger` and the trainer's
 ) -> FitResult:              # The trained copy with its history and manifest
     "Train on the `train` rows of a Dataset, stop by its `val` rows. Raises `ValueError` if it has no targets or no split."
@@ -283,7 +284,7 @@ def fit_dataset(
     needs = [("targets", "make_dataset or read_table")] if variables is None else [(name, "read_regions or add_tracks") for name in variables]
     for name, maker in (*needs, ("split", "split_random or split_groups")):
         if name not in ds: raise ValueError(f"The Dataset has no `{name}`, which training needs. See {maker}.")
-    both = dict(num_workers=num_workers, unknown=unknown, variables=variables)
+    both = dict(num_workers=num_workers, unknown=unknown, variables=variables, weights=weights)
     train = _spare_last(loader(ds, batch_size, "train", shuffle=True, seed=seed, transforms=transforms, **both), module, _processes(kw))
     val = loader(ds, batch_size, "val", **both)
     for split, side in (("train", train), ("val", val)): _check_rows(module, side, ds, split)

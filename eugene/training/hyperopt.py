@@ -18,8 +18,9 @@ import pandas as pd
 from pytorch_lightning import Callback
 
 from ..core import atomic_path, check_keys, choose, derive_seed, hash_arrays, log, need, progress_bar, rng
-from .configs import _read_yaml, check_config, from_config, make_transforms, save_config
-from .fit import FitResult, differences, fit_dataset
+from .configs import read_yaml, check_config, from_config, make_transforms, save_config
+from .fit import FitResult, fit_dataset
+from .records import differences
 
 # %% ../../nbs/04_training/11_hyperopt.ipynb #fit-config
 def fit_config(
@@ -31,7 +32,7 @@ def fit_config(
 ) -> FitResult:                     # As from `fit_dataset`
     "Build a module as a config says and train it as its section `fit` says. Raises `ValueError` naming section and key."
     where = "config" if isinstance(config, Mapping) else Path(config).name
-    config = check_config(config if isinstance(config, Mapping) else _read_yaml(config), where)
+    config = check_config(config if isinstance(config, Mapping) else read_yaml(config), where)
     settings = {**config["fit"], **kw}
     seed = settings.pop("seed", 0)
     if "transforms" not in kw: settings["transforms"] = make_transforms(settings.get("transforms"))
@@ -383,7 +384,7 @@ def hyperopt(
     "Search for the settings with the lowest validation loss. Raises `ValueError` for a wrong config, `FileExistsError`, or `RuntimeError` if all trials failed."
     out, rule = Path(out), _stopper(stop_early)
     if address == "here" and rule: raise ValueError("address='here' runs one trial after the other; there is nothing to compare a trial with. Leave stop_early out.")
-    where, config = ("config", config) if isinstance(config, Mapping) else (Path(config).name, _read_yaml(config))
+    where, config = ("config", config) if isinstance(config, Mapping) else (Path(config).name, read_yaml(config))
     trials = draw_trials(config, n, seed)
     configs = [check_config(fill(config, values), f"{where}, trial {i}") for i, values in enumerate(trials)]
     part = search_data(ds)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .metrics import _labels, auprc, auroc, paired
+from .metrics import as_labels, auprc, auroc, paired
 
 # %% ../../nbs/04_training/14_performance_plots.ipynb #colors
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000") # Okabe and Ito (2008)
@@ -28,7 +28,7 @@ def _drawable(
     names, out = [str(n) for n in (range(y.shape[1]) if names is None else names)], []
     if len(names) != y.shape[1]: raise ValueError(f"{len(names)} names came for {y.shape[1]} targets: {names}.")
     for t, name in enumerate(names):
-        known = ~np.isnan(y[:, t]); hit = _labels(y[known, t])
+        known = ~np.isnan(y[:, t]); hit = as_labels(y[known, t])
         if hit.all() or not hit.any(): raise ValueError(f"Target {name} has {int(hit.sum())} of {len(hit)} sequences in the class 1; a curve needs both classes.")
         out.append((name, hit, p[known, t]))
     return out
