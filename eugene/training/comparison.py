@@ -21,6 +21,7 @@ from .configs import check_config, load_config
 from .evaluation import evaluate
 from .fit import FitResult
 from .hyperopt import fit_config
+from .performance_plots import COLORS
 from .profile_module import evaluate_profiles
 
 # %% ../../nbs/04_training/17_comparison.ipynb #check-runs
@@ -184,13 +185,13 @@ def plot_comparison(
     names, ax = list(dict.fromkeys(runs["architecture"])), ax or plt.subplots(figsize=(1.2 + .8*runs["architecture"].nunique(), 3.2))[1]
     scores = [runs.loc[runs["architecture"] == name, result.metric].values for name in names]
     ax.boxplot(scores, positions=range(len(names)), **{"widths": .55, "showfliers": False, "medianprops": {"color": "k"}, **kw})
-    for i, v in enumerate(scores): ax.plot(i + np.linspace(-.12, .12, len(v)) * (len(v) > 1), v, "o", ms=4, color=f"C{i}", alpha=.8)
+    for i, v in enumerate(scores): ax.plot(i + np.linspace(-.12, .12, len(v)) * (len(v) > 1), v, "o", ms=4, color=COLORS[i % len(COLORS)], alpha=.8)
     high, low = max(map(np.max, scores)), min(map(np.min, scores))
     step, top = .08 * ((high - low) or 1), high
     for row in pairs[pairs["p_adjusted"] < level].itertuples():
         top += step; i, j = names.index(row.a), names.index(row.b)
         ax.plot([i, i, j, j], [top - .2*step, top, top, top - .2*step], lw=.8, color="k")
-        ax.text((i + j)/2, top, f"{row.p_adjusted:.2g}", fontsize=6, ha="center", va="bottom")
+        ax.text((i + j)/2, top, f"P = {row.p_adjusted:.2g}", fontsize=6, ha="center", va="bottom")
     ax.set_xticks(range(len(names)), names, rotation=30, ha="right"); ax.set_ylabel(result.metric)
     return ax
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MODULES', 'SECTIONS', 'INIT_KEYS', 'FIT_KEYS', 'TRANSFORMS', 'read_yaml', 'allowed_keys', 'make_transforms',
-           'check_config', 'load_config', 'initialise', 'from_config', 'to_config', 'save_config']
+           'check_config', 'open_config', 'load_config', 'initialise', 'from_config', 'to_config', 'save_config']
 
 # %% ../../nbs/04_training/05_configs.ipynb #imports
 import contextlib, copy, inspect, os, re
@@ -16,7 +16,7 @@ import torch
 import yaml
 from torch import nn
 
-from ..core import atomic_path, check_keys, choose, derive_seed
+from ..core import as_path, atomic_path, check_keys, choose, derive_seed
 from ..etl.augmentation import Delete, Insert, Invert, Mutate, Noise, RandomRC, RandomShift, Translocate
 from ..layers.basics import first_conv
 from ..layers.initialization import init_from_motifs, init_weights
@@ -41,10 +41,10 @@ def read_yaml(
     path:str|os.PathLike, # File to read
 ) -> Any:                 # What it holds
     "Read a YAML file. Raises `FileNotFoundError` or `ValueError` naming the file."
-    path = Path(path)
+    path = as_path(path, "path", "the path of a YAML file, as text")
     if not path.is_file():
         near = sorted(p.name for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
-        raise FileNotFoundError(f"There is no config {path}. " + (f"In {path.parent} there are: {', '.join(near)}." if near else f"{path.parent} has no YAML files."))
+        raise FileNotFoundError(f"There is no config {path}. " + (f"In {path.parent} there are: {', '.join(near)}." if near else f"The folder {path.parent} has no YAML files."))
     try: return yaml.load(path.read_text(), _Strict)
     except yaml.YAMLError as e: raise ValueError(f"{path.name} is not valid YAML: {' '.join(str(e).split())}") from None
 
@@ -121,6 +121,13 @@ def check_config(
     with _section(f"section `fit` of {where}"): make_transforms(result["fit"].get("transforms"))
     return result
 
+# %% ../../nbs/04_training/05_configs.ipynb #open-config
+def open_config(
+    config:str|os.PathLike|Mapping, # YAML file, or what is in one
+) -> tuple[str, Any]:               # Its name for messages, and what it holds, not yet checked
+    "A config from wherever it is. Raises `TypeError`, `FileNotFoundError` or `ValueError` naming the file."
+    return ("config", config) if isinstance(config, Mapping) else (Path(as_path(config, "config", "a mapping, or the path of a YAML file")).name, read_yaml(config))
+
 # %% ../../nbs/04_training/05_configs.ipynb #load-config
 def load_config(
     path:str|os.PathLike, # YAML file
@@ -164,8 +171,8 @@ def from_config(
     **overrides,                    # Arguments of the architecture to change, say `input_len` or `output_dim`
 ) -> Any:                           # A `SequenceModule`, or what `class` says; its `config` says how it was made
     "Build a module as a config says. Raises `FileNotFoundError` or `ValueError` naming file, section and key."
-    where = "config" if isinstance(config, Mapping) else Path(config).name
-    config = check_config(config if isinstance(config, Mapping) else read_yaml(config), where)
+    where, config = open_config(config)
+    config = check_config(config, where)
     config["arch"] |= overrides
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(derive_seed(seed, "arch"))

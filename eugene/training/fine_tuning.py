@@ -6,7 +6,7 @@
 __all__ = ['matching', 'find_head', 'replace_head', 'change_length', 'load_weights', 'load_run', 'FineTuning', 'fine_tune']
 
 # %% ../../nbs/04_training/10_fine_tuning.ipynb #imports
-import copy, inspect, json, os
+import copy, inspect, os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from ..models.zoo import build_arch
 from .callbacks import read_weights
 from .configs import from_config
 from .fit import FitResult, fit_dataset
-from .records import weights_hash
+from .records import read_manifest, weights_hash
 from .sequence_module import SequenceModule, fits_pattern
 
 # %% ../../nbs/04_training/10_fine_tuning.ipynb #matching
@@ -155,7 +155,7 @@ def load_run(
     folder = Path(source) if Path(source).is_dir() else Path(source).parent
     if (folder / "model.yaml").is_file(): return SequenceModule(load_model(folder), **module).eval()
     if not (folder / "manifest.json").is_file(): raise FileNotFoundError(f"{source} is no finished run: there is no {folder / 'manifest.json'}. For a checkpoint alone, build the module and use `load_weights`.")
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = read_manifest(folder)
     check_keys(module, [], "load_run of a run, whose module is on record:")
     config, checkpoint = manifest["config"], folder / manifest["checkpoint"]["file"]
     if "name" not in config["arch"]: raise ValueError(f"The manifest of {folder.name} names the network's class, {config['arch'].get('class')}, and not how it was built. Build the module as then, and use load_weights(module, {checkpoint.name!r}).")

@@ -36,10 +36,11 @@ def _drawable(
 # %% ../../nbs/04_training/14_performance_plots.ipynb #plot-roc
 def _unit_square(
     ax:Any, x:str, y:str, # Axes; labels
+    title:str,            # Of the legend
 ) -> Any: # The axes
     "Both axes from 0 to 1, and a legend"
     ax.set(xlim=(-.02, 1.02), ylim=(-.02, 1.02), xlabel=x, ylabel=y, aspect="equal")
-    ax.legend(fontsize=7)
+    ax.legend(fontsize=7, title=title, title_fontsize=7)
     return ax
 
 def plot_roc(
@@ -57,7 +58,7 @@ def plot_roc(
         wrong, right, _ = roc_curve(hit, p)
         ax.plot(wrong, right, **{"lw": 1.4, "color": COLORS[t % len(COLORS)], "label": f"{name} ({auroc(hit, p)[0]:.2f})", **kw})
     ax.plot([0, 1], [0, 1], ":", color="0.5", lw=1)
-    return _unit_square(ax, "false positive rate", "true positive rate")
+    return _unit_square(ax, "false positive rate", "true positive rate", "target (AUROC)")
 
 # %% ../../nbs/04_training/14_performance_plots.ipynb #plot-pr
 def plot_pr(
@@ -75,7 +76,7 @@ def plot_pr(
         precision, recall, _ = precision_recall_curve(hit, p)
         line, = ax.step(recall, precision, where="post", **{"lw": 1.4, "color": COLORS[t % len(COLORS)], "label": f"{name} ({auprc(hit, p)[0]:.2f})", **kw})
         ax.axhline(hit.mean(), ls=":", lw=1, color=line.get_color())
-    return _unit_square(ax, "recall", "precision")
+    return _unit_square(ax, "recall", "precision", "target (AUPRC)")
 
 # %% ../../nbs/04_training/14_performance_plots.ipynb #plot-confusion
 def plot_confusion(

@@ -23,7 +23,7 @@ from ..etl.seqdata import track_vars
 from ..models.profile import ProfileOutput
 from .losses import PROFILE_LOSSES, log1p_mse, mean_windows
 from .metrics import PROFILE_METRICS, mse, pearson, profile_jsd, profile_skill, spearman
-from .sequence_module import SequenceModule, evaluating
+from .sequence_module import SequenceModule, check_network, evaluating
 
 # %% ../../nbs/04_training/04_profile_module.ipynb #centre-crop
 def centre_crop(
@@ -216,7 +216,7 @@ class ProfileNetwork(LightningModule):
         control:str|None=None,   # Variable that holds the control; None: none
     ):
         super().__init__()
-        n, name = getattr(arch, "controls", None), type(arch).__name__
+        n, name = getattr(check_network(arch), "controls", None), type(arch).__name__
         if n and control is None: raise ValueError(f"This {name} was built with controls={n}, and it is not said where they are. Name the variable of the Dataset: control=...")
         if n == 0 and control is not None: raise ValueError(f"control={control!r} is named, and this {name} was built without; build it with controls= the number of its tracks.")
         self.arch, self.profile, self.control, self.length = arch, profile, control, getattr(arch, "output_len", None)

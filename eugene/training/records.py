@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['code_version', 'environment', 'describe_data', 'weights_hash', 'experiment', 'differences', 'write_history',
-           'read_history', 'write_manifest']
+           'read_history', 'write_manifest', 'read_manifest']
 
 # %% ../../nbs/04_training/06_records.ipynb #rec-imports
 import datetime, json, os, platform, subprocess
@@ -159,3 +159,13 @@ def write_manifest(
                 "eugene": code_version(), "environment": environment(device), "checkpoint": {"file": "best.ckpt", "sha256": sha256(out / "best.ckpt")}}
     with atomic_path(out / "manifest.json", overwrite=True) as tmp: tmp.write_text(json.dumps(manifest, indent=1, allow_nan=False))
     return manifest
+
+# %% ../../nbs/04_training/06_records.ipynb #read-manifest
+def read_manifest(
+    folder:Path, # Folder of a finished run
+) -> dict:       # What `write_manifest` wrote
+    "Read `manifest.json`. Raises `ValueError` if it is damaged, or no manifest of a run."
+    try: found = json.loads((folder / "manifest.json").read_text())
+    except ValueError as e: raise ValueError(f"{folder / 'manifest.json'} is damaged: {e}. Take another copy of the run, or pass reuse=False to train anew and replace it.") from None
+    if isinstance(found, dict) and {"config", "checkpoint"} <= set(found): return found
+    raise ValueError(f"{folder / 'manifest.json'} is no manifest of a run; it lacks `config` or `checkpoint`. Choose another folder, or pass reuse=False to train anew and replace it.")

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'SCHEDULERS', 'KEEP', 'CHATTER', 'make_optimizer', 'fits_pattern', 'parameter_groups', 'Scheduler',
-           'make_scheduler', 'split_batch', 'TaskNetwork', 'Scored', 'RunningMean', 'loss_sums', 'KeptBatches',
-           'gather_rows', 'whole_set', 'validation_numbers', 'SequenceModule', 'evaluating', 'quiet_lightning']
+           'make_scheduler', 'split_batch', 'check_network', 'TaskNetwork', 'Scored', 'RunningMean', 'loss_sums',
+           'KeptBatches', 'gather_rows', 'whole_set', 'validation_numbers', 'SequenceModule', 'evaluating',
+           'quiet_lightning']
 
 # %% ../../nbs/04_training/03_sequence_module.ipynb #imports
 import contextlib, fnmatch, inspect, logging, math, os, warnings
@@ -35,7 +36,9 @@ def make_optimizer(
     "An optimiser by name. Raises `ValueError` for an unknown name or argument."
     make = choose(name, OPTIMIZERS, "optimizer")
     check_keys(arguments, [p for p in inspect.signature(make).parameters if p not in ("params", "lr")], f"optimizer {name!r}")
-    return make(params, lr=_step_size(lr), **arguments)
+    lr = _step_size(lr)
+    try: return make(params, lr=lr, **arguments)
+    except (TypeError, ValueError) as e: raise ValueError(f"Optimizer {name!r} cannot work with {arguments}: {e}.") from None
 
 def _step_size(
     lr:Any, # What was given
@@ -135,8 +138,12 @@ def make_scheduler(
         length = (run or {}).get(interval, float("inf"))
         if not 0 < length < float("inf"): raise ValueError(f"Scheduler {name!r} needs the length of the run, and this one has no end. Give the trainer `max_epochs`, or the schedule {row.length!r} in {interval}s.")
         arguments[row.length] = int(length)
-    try: made = row.make(optimizer, **{**row.defaults, **arguments})
-    except TypeError as e: raise ValueError(f"Scheduler {name!r}: {e}") from None
+    arguments = {**row.defaults, **arguments}
+    lacking = [p for p in own if p not in arguments and inspect.signature(row.make).parameters[p].default is inspect.Parameter.empty]
+    if lacking: raise ValueError(f"Scheduler {name!r} needs {lacking[0]!r}: pass scheduler_kwargs={{{lacking[0]!r}: ...}}.")
+    if not arguments.get("step_size", 1) >= 1: raise ValueError(f"Scheduler {name!r} has step_size={arguments['step_size']}; it is a number of {interval}s, 1 or more.")
+    try: made = row.make(optimizer, **arguments)
+    except (TypeError, ValueError) as e: raise ValueError(f"Scheduler {name!r} cannot work with {arguments}: {e}.") from None
     return {"scheduler": made, "interval": interval, **({"monitor": monitor} if monitor else {})}
 
 # %% ../../nbs/04_training/03_sequence_module.ipynb #split-batch
@@ -149,9 +156,17 @@ def split_batch(
     if isinstance(batch, (tuple, list)) and 1 <= len(batch) <= 2: return batch[0], batch[1] if len(batch) == 2 else None
     raise TypeError(f"A batch is a tensor of sequences or a pair (sequences, targets), got {type(batch).__name__}. Use `eugene.etl.loading.loader`.")
 
+# %% ../../nbs/04_training/03_sequence_module.ipynb #check-network
+def check_network(
+    arch:Any,    # What was given
+) -> nn.Module:  # The same
+    "Raise `TypeError` for what is no network"
+    if isinstance(arch, nn.Module): return arch
+    raise TypeError(f"`arch` is {f'the class {arch.__name__}' if isinstance(arch, type) else f'a {type(arch).__name__}'}; expected a network, a torch.nn.Module such as `build_arch` makes." + (f" Make one: {arch.__name__}(...)." if isinstance(arch, type) else ""))
+
 # %% ../../nbs/04_training/03_sequence_module.ipynb #tasknetwork
 class TaskNetwork(LightningModule):
-    "An architecture and the task that says what its scores mean. Raises `ValueError` for an unknown task or activation."
+    "An architecture and the task that says what its scores mean. Raises `ValueError` for an unknown task or activation, `TypeError` for what is no network."
     def __init__(
         self,
         arch:nn.Module,            # Maps one-hot `(N, A, L)` to scores `(N, T)`, `(N, T, L)`, or of classes `(N, C)`
@@ -160,7 +175,7 @@ class TaskNetwork(LightningModule):
     ):
         super().__init__()
         row = choose(task, TASKS, "task")
-        self.arch, self.task = arch, task
+        self.arch, self.task = check_network(arch), task
         self.activation = choose(activation or row.activations[0], row.activations, f"activation of task {task!r}")
 
     def forward(
