@@ -53,7 +53,7 @@ def _check_run(
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)): raise TypeError(f"`{name}` is {value!r}; expected a whole number, such as {5 if least is not None else 0}.")
         if least is not None and value < least: raise ValueError(f"`{name}` is {value}; a run has at least {least}." if least else f"`{name}` is {value}; expected 0 or more epochs, or None to go on to the end.")
     if "max_epochs" in trainer: raise ValueError("`max_epochs` of Lightning's trainer is `epochs` here.")
-    check_keys(trainer, [p for p in inspect.signature(Trainer).parameters if p != "self"], "the arguments of `fit`, those of Lightning's Trainer included")
+    check_keys(trainer, [p for p in inspect.signature(Trainer).parameters if p not in ("self", "max_epochs")], "the arguments of `fit`, those of Lightning's Trainer included")
 
 # %% ../../nbs/04_training/08_fit.ipynb #make-trainer
 def make_trainer(
@@ -306,6 +306,7 @@ def fit_dataset(
     variables = getattr(module, "variables", None) # tracks that a module takes by name; None: it takes `targets`
     needs = [("targets", "make_dataset or read_table")] if variables is None else [(name, "read_regions or add_tracks") for name in variables]
     if not hasattr(ds, "data_vars"): raise TypeError(f"`ds` is a {type(ds).__name__}; expected a Dataset. A store is opened by `open_zarr`, a table read by `read_table`.")
+    _check_run(1, None, seed, {})
     for name, maker in needs:
         if name not in ds: raise ValueError(f"The Dataset has no `{name}`, which training needs. See {maker}.")
     check_sides(ds)
