@@ -245,7 +245,7 @@ def test_a_state_that_cannot_be_read_is_refused_and_nothing_is_lost(stopped, tmp
 
 def test_weights_of_another_architecture_are_named(stopped, tmp_path):
     with pytest.raises(ValueError, match="another architecture") as error: fill_weights(network(norm=False), stopped / "best.ckpt")
-    assert "best.ckpt" in str(error.value) and "arch.1.weight has no place" in str(error.value)
+    assert "best.ckpt" in str(error.value) and "arch.1.bias has no place" in str(error.value)
 
 
 def test_checkpoints_hold_no_pickle_even_if_the_module_keeps_its_arguments(tmp_path):

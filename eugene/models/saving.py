@@ -52,6 +52,7 @@ def misfits(
     lines = [f"{k} is missing" for k in want.keys() - have.keys()] + [f"{k} has no place" for k in have.keys() - want.keys()]
     return sorted(lines + [f"{k} has shape {have[k]}, not {want[k]}" for k in want.keys() & have.keys() if want[k] != have[k]])
 
+# %% ../../nbs/03_models/09_saving.ipynb #shortly
 def shortly(
     lines:list[str], # What is wrong, one line each
 ) -> str:            # For a message
