@@ -27,7 +27,7 @@ from ..etl.loading import Rows, _ahead, _batch_size, _in_letters
 from ..etl.seqdata import Layout, _check_complete, _check_replaceable, _fill_store, _ids, _new_store, _Store, _store_path, _text_of, open_zarr
 from ..etl.sequences import Alphabet, check_ohe, get_alphabet, ohe, reverse_complement, to_bytes
 from ..layers.strands import merge_strands
-from .sequence_module import evaluating
+from ..models.saving import evaluating
 
 # %% ../../nbs/04_training/12_prediction.ipynb #encoded
 def _encoded(

@@ -21,9 +21,10 @@ from ..core import choose, progress_bar
 from ..etl.loading import loader
 from ..etl.seqdata import track_vars
 from ..models.profile import ProfileOutput
+from ..models.saving import evaluating
 from .losses import PROFILE_LOSSES, log1p_mse, mean_windows
 from .metrics import PROFILE_METRICS, mse, pearson, profile_jsd, profile_skill, spearman
-from .sequence_module import SequenceModule, check_network, evaluating
+from .sequence_module import SequenceModule, check_network
 
 # %% ../../nbs/04_training/04_profile_module.ipynb #centre-crop
 def centre_crop(

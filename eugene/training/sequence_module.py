@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'SCHEDULERS', 'KEEP', 'CHATTER', 'make_optimizer', 'fits_pattern', 'parameter_groups', 'Scheduler',
            'make_scheduler', 'split_batch', 'check_network', 'TaskNetwork', 'Scored', 'RunningMean', 'loss_sums',
-           'KeptBatches', 'gather_rows', 'whole_set', 'validation_numbers', 'SequenceModule', 'evaluating',
-           'quiet_lightning']
+           'KeptBatches', 'gather_rows', 'whole_set', 'validation_numbers', 'SequenceModule', 'quiet_lightning']
 
 # %% ../../nbs/04_training/03_sequence_module.ipynb #imports
-import contextlib, fnmatch, inspect, logging, math, os, warnings
+import contextlib, fnmatch, inspect, logging, math, warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
-from ..core import check_keys, choose, log, pick_device
+from ..core import check_keys, choose, log
 from .losses import ACTIVATIONS, LOSSES, TASKS, MaskedLoss, check_labels, get_loss, mean_of, task_loss
 from .metrics import task_metrics
 
@@ -399,35 +398,6 @@ class SequenceModule(TaskNetwork):
     def configure_optimizers(self) -> dict: # In the form Lightning takes
         "Optimiser and schedule"
         return _optimizers(self._named(), self.settings, _run_length(self))
-
-# %% ../../nbs/04_training/03_sequence_module.ipynb #home
-def _home(
-    model:nn.Module, # Model to look at
-) -> torch.device|None: # Where its parameters and buffers are; None if it has none
-    "The one device a model is on"
-    homes = {t.device for t in (*model.parameters(), *model.buffers())}
-    if len(homes) > 1: raise ValueError(f"The model is spread over {sorted(map(str, homes))}. Move it to one device, or pass device=None and feed it yourself.")
-    return next(iter(homes), None)
-
-# %% ../../nbs/04_training/03_sequence_module.ipynb #evaluating
-@contextlib.contextmanager
-def evaluating(
-    model:nn.Module,                      # Model to borrow
-    device:str|torch.device|None="auto",  # Where it should work; None: where it is
-) -> Iterator[torch.device]:              # The device to send inputs to
-    "Lend `model` in evaluation mode on `device`; afterwards every submodule's mode and the device are as before"
-    if not isinstance(model, nn.Module):
-        hint = " Several models are asked by `predict_ensemble`." if isinstance(model, (list, tuple)) else " A saved one is read by `load_model`." if isinstance(model, (str, os.PathLike)) else ""
-        raise TypeError(f"`model` is {type(model).__name__}; a torch.nn.Module that maps (N, A, L) to (N, T) is needed.{hint}")
-    home, modes = _home(model), [(m, m.training) for m in model.modules()]
-    place = (home or torch.device("cpu")) if device is None else pick_device(device)
-    try:
-        model.eval()
-        if home not in (None, place): model.to(place)
-        yield place
-    finally:
-        for m, mode in modes: m.training = mode
-        if home not in (None, place): model.to(home)
 
 # %% ../../nbs/04_training/03_sequence_module.ipynb #quiet-lightning
 CHATTER = (".*does not have many workers", ".*number of training batches", ".*[Cc]heckpoint directory", ".*LeafSpec", ".*GPU available but not used")
