@@ -246,15 +246,15 @@ def test_every_run_is_there_with_the_scores_of_its_checkpoint(ds, done):
 
 
 def test_an_interrupted_benchmark_goes_on(ds, done, tmp_path, monkeypatch):
-    trained, fit_dataset = [], comparison.fit_dataset
-    def stops(module, data, out, **kw):
+    trained, fit_config = [], comparison.fit_config
+    def stops(config, data, out, motifs, **kw):
         if len(trained) == 3: raise KeyboardInterrupt
         trained.append(f"{out.parent.name} {kw['seed']}")
-        return fit_dataset(module, data, out, **kw)
-    monkeypatch.setattr(comparison, "fit_dataset", stops)
+        return fit_config(config, data, out, motifs, **kw)
+    monkeypatch.setattr(comparison, "fit_config", stops)
     with pytest.raises(KeyboardInterrupt): bench(ds, tmp_path)
     assert trained == ["dense 1", "dense 2", "convolution 1"]
-    monkeypatch.setattr(comparison, "fit_dataset", fit_dataset)
+    monkeypatch.setattr(comparison, "fit_config", fit_config)
     stamps = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("best.ckpt")}
     assert len(stamps) == 3
     pd.testing.assert_frame_equal(facts(bench(ds, tmp_path)), facts(done[1]))

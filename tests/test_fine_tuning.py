@@ -202,9 +202,9 @@ class Evil:
 def test_no_pickle_is_run(base, tmp_path, capsys):
     for name, thing in {"a.pt": {"state_dict": Evil()}, "b.pt": Evil()}.items():
         torch.save(thing, tmp_path / name)
-        with pytest.raises(ValueError, match="holds more than weights"): load_weights(base[0].module, tmp_path / name)
+        with pytest.raises(ValueError, match="could run any code|no weights by name"): load_weights(base[0].module, tmp_path / name)
     (tmp_path / "c.ckpt").write_bytes(pickle.dumps(Evil(), 2))
-    with pytest.raises(ValueError, match="damaged"): load_weights(base[0].module, tmp_path / "c.ckpt")
+    with pytest.raises(ValueError, match="no checkpoint|could run any code"): load_weights(base[0].module, tmp_path / "c.ckpt")
     assert "never" not in capsys.readouterr().out
 
 

@@ -15,7 +15,7 @@ from eugene.core import rng
 from eugene.etl.loading import loader
 from eugene.etl.seqdata import make_dataset
 from eugene.etl.sequences import random_seqs
-from eugene.training.callbacks import load_weights, read_checkpoint
+from eugene.training.callbacks import fill_weights, read_checkpoint
 from eugene.training.fit import fit, fit_dataset
 from eugene.training.sequence_module import OPTIMIZERS, SCHEDULERS, SequenceModule
 
@@ -244,8 +244,8 @@ def test_a_state_that_cannot_be_read_is_refused_and_nothing_is_lost(stopped, tmp
 
 
 def test_weights_of_another_architecture_are_named(stopped, tmp_path):
-    with pytest.raises(ValueError, match="another architecture") as error: load_weights(network(norm=False), stopped / "best.ckpt")
-    assert "best.ckpt" in str(error.value) and "arch.1.weight: [6] on record, None now" in str(error.value)
+    with pytest.raises(ValueError, match="another architecture") as error: fill_weights(network(norm=False), stopped / "best.ckpt")
+    assert "best.ckpt" in str(error.value) and "arch.1.bias has no place" in str(error.value)
 
 
 def test_checkpoints_hold_no_pickle_even_if_the_module_keeps_its_arguments(tmp_path):
@@ -383,7 +383,7 @@ def test_two_processes_learn_what_one_learns(tmp_path):
     assert "refused: sync_batchnorm=True works on GPUs alone" in done.stdout
     one = train(tmp_path / "one", module=plain(), epochs=4, transforms=None)
     assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["best.ckpt", "history.csv", "last.ckpt", "manifest.json"]
-    together, alone = (load_weights(plain(), tmp_path / out / "best.ckpt").state_dict() for out in ("runs", "one"))
+    together, alone = (fill_weights(plain(), tmp_path / out / "best.ckpt").state_dict() for out in ("runs", "one"))
     assert all(torch.allclose(together[k], alone[k], atol=1e-5) for k in alone)
     import pandas as pd
     assert np.allclose(pd.read_csv(tmp_path / "runs" / "history.csv").values, one.history.values.astype(float), atol=1e-4)
@@ -423,5 +423,5 @@ def test_two_gpus_learn_what_one_learns(tmp_path, strategy):
         train("runs", module=plain(), device="cuda", devices=2, strategy={strategy!r}, batch_size=8, transforms=None)
         """)
     train(tmp_path / "one", module=plain(), device="cuda", transforms=None)
-    together, alone = (load_weights(plain(), tmp_path / out / "best.ckpt").state_dict() for out in ("runs", "one"))
+    together, alone = (fill_weights(plain(), tmp_path / out / "best.ckpt").state_dict() for out in ("runs", "one"))
     assert all(torch.allclose(together[k], alone[k], atol=1e-4) for k in alone)

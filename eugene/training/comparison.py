@@ -17,9 +17,12 @@ import pandas as pd
 from scipy import stats
 
 from ..core import choose, progress_bar, rng
-from .configs import check_config, from_config, load_config
+from .configs import check_config, load_config
 from .evaluation import evaluate
-from .fit import fit_dataset
+from .fit import FitResult
+from .hyperopt import fit_config
+from .performance_plots import COLORS
+from .profile_module import evaluate_profiles
 
 # %% ../../nbs/04_training/17_comparison.ipynb #check-runs
 def _check_runs(
@@ -182,13 +185,13 @@ def plot_comparison(
     names, ax = list(dict.fromkeys(runs["architecture"])), ax or plt.subplots(figsize=(1.2 + .8*runs["architecture"].nunique(), 3.2))[1]
     scores = [runs.loc[runs["architecture"] == name, result.metric].values for name in names]
     ax.boxplot(scores, positions=range(len(names)), **{"widths": .55, "showfliers": False, "medianprops": {"color": "k"}, **kw})
-    for i, v in enumerate(scores): ax.plot(i + np.linspace(-.12, .12, len(v)) * (len(v) > 1), v, "o", ms=4, color=f"C{i}", alpha=.8)
+    for i, v in enumerate(scores): ax.plot(i + np.linspace(-.12, .12, len(v)) * (len(v) > 1), v, "o", ms=4, color=COLORS[i % len(COLORS)], alpha=.8)
     high, low = max(map(np.max, scores)), min(map(np.min, scores))
     step, top = .08 * ((high - low) or 1), high
     for row in pairs[pairs["p_adjusted"] < level].itertuples():
         top += step; i, j = names.index(row.a), names.index(row.b)
         ax.plot([i, i, j, j], [top - .2*step, top, top, top - .2*step], lw=.8, color="k")
-        ax.text((i + j)/2, top, f"{row.p_adjusted:.2g}", fontsize=6, ha="center", va="bottom")
+        ax.text((i + j)/2, top, f"P = {row.p_adjusted:.2g}", fontsize=6, ha="center", va="bottom")
     ax.set_xticks(range(len(names)), names, rotation=30, ha="right"); ax.set_ylabel(result.metric)
     return ax
 
@@ -243,6 +246,19 @@ def _named_configs(
     if not named: raise ValueError("`configs` is empty; expected {name: config} or YAML files.")
     return named
 
+# %% ../../nbs/04_training/17_comparison.ipynb #scores-of
+def _scores_of(
+    run:FitResult, # A finished run
+    ds:Any,        # Dataset
+    split:str,     # Rows to score
+    device:Any,    # Where to compute
+) -> pd.DataFrame: # `target`, `n` and the metrics
+    "Score a run by the metrics of its task, letters read as in training"
+    unknown = run.manifest["data"]["unknown"]["train"]
+    how = {"device": device, "unknown": unknown if unknown == "uniform" else "zero"}
+    if getattr(run.module, "task", None) == "profile": return evaluate_profiles(run.module, ds, split, **how).rename(columns={"task": "target", "windows": "n"})
+    return evaluate(run.module, ds, split, **how)
+
 # %% ../../nbs/04_training/17_comparison.ipynb #benchmark
 def benchmark(
     configs:Mapping[str, Any]|Sequence,  # Config (or its YAML file) by name of the architecture; or YAML files, named by their file
@@ -260,10 +276,9 @@ def benchmark(
     named, seeds, tables = _named_configs(configs), list(seeds), []
     if not seeds or len(set(seeds)) < len(seeds): raise ValueError(f"`seeds` is {seeds}; expected different numbers, at least one.")
     for name, seed in progress_bar(list(product(named, seeds)), progress, "runs"):
-        module = from_config(named[name], motifs, seed, **overrides or {})
-        settings = {"reuse": True, **named[name]["fit"], **kw, "seed": seed, "device": device, "progress": False}
-        run = fit_dataset(module, ds, Path(out) / str(name) / f"seed_{seed}", **settings)
-        table = evaluate(run.module, ds, split, device=device)
+        config = {**named[name], "arch": {**named[name]["arch"], **(overrides or {})}}
+        run = fit_config(config, ds, Path(out) / str(name) / f"seed_{seed}", motifs, **{"reuse": True, **kw, "seed": seed, "device": device, "progress": False})
+        table = _scores_of(run, ds, split, device)
         table.insert(0, "architecture", name); table.insert(1, "seed", seed)
         tables.append(table.assign(best_epoch=run.manifest["best_epoch"], seconds=run.seconds))
     return pd.concat(tables, ignore_index=True)

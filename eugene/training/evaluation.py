@@ -167,14 +167,17 @@ def evaluate(
     seed:int=0,                  # Of the draws
     cluster:str|None=None,       # Column of what belongs together, say `gene`; None: rows are independent
     min_rows:int=10,             # Groups with fewer measured rows: `NaN`
+    unknown:str="zero",          # What an ambiguous letter becomes: `zero` or `uniform`, as in `predict`
 ) -> pd.DataFrame:               # A row per group and target: the column `by`, `target`, `n`, and the metrics
     "Metrics on held-out rows. Raises `ValueError` if targets, split, column or output columns are not there."
-    if "targets" not in ds: raise ValueError("The Dataset has no `targets` to compare predictions with. Use `predict`.")
-    part, models = ds if split is None else get_split(ds, split), list(model) if isinstance(model, (list, tuple)) else [model]
+    models = list(model) if isinstance(model, (list, tuple)) else [model]
     task = task or getattr(next(iter(models), None), "task", "regression")
+    task_metrics(task)
+    if "targets" not in ds: raise ValueError("The Dataset has no `targets` to compare predictions with. Use `predict`.")
+    part = ds if split is None else get_split(ds, split)
     y, names, groups = part["targets"].values, part["target"].values, _groups(part, by)
     related = None if cluster is None else _column_of(part, cluster, "cluster by")
-    pred = _mean_prediction(models, part, batch_size=batch_size, device=device, progress=progress, strands=strands)
+    pred = _mean_prediction(models, part, batch_size=batch_size, device=device, progress=progress, strands=strands, unknown=unknown)
     if pred.shape != y.shape and (task != "multiclass" or y.shape[1] > 1): raise ValueError(f"The model predicts {pred.shape[1:]} numbers a sequence and the Dataset has {len(names)} targets: {', '.join(map(str, names))}.")
     tables = []
     for value, rows in groups:

@@ -6,7 +6,7 @@
 __all__ = ['matching', 'find_head', 'replace_head', 'change_length', 'load_weights', 'load_run', 'FineTuning', 'fine_tune']
 
 # %% ../../nbs/04_training/10_fine_tuning.ipynb #imports
-import copy, inspect, json, os, pickle
+import copy, inspect, os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,13 @@ from torch import nn
 
 from ..core import check_keys, sha256
 from ..layers.initialization import mark_motif_filters, motif_filters
-from ..models.saving import _misfits, _shortly, load_model
+from ..models.saving import load_model, misfits, shortly
 from ..models.zoo import build_arch
+from .callbacks import read_weights
 from .configs import from_config
 from .fit import FitResult, fit_dataset
-from .records import weights_hash
-from .sequence_module import SequenceModule, _matches
+from .records import read_manifest, weights_hash
+from .sequence_module import SequenceModule, fits_pattern
 
 # %% ../../nbs/04_training/10_fine_tuning.ipynb #matching
 def matching(
@@ -32,7 +33,7 @@ def matching(
     "Parameters that patterns stand for. Raises `ValueError` for a pattern that finds none."
     names, found = [name for name, _ in model.named_parameters()], set()
     for pattern in [patterns] if isinstance(patterns, str) else list(patterns):
-        new = {name for name in names if _matches(name.removeprefix("arch."), pattern.removeprefix("arch."))}
+        new = {name for name in names if fits_pattern(name.removeprefix("arch."), pattern.removeprefix("arch."))}
         if not new: raise ValueError(f"The pattern {pattern!r} finds no parameter. Layers are {', '.join(dict.fromkeys('.'.join(name.removeprefix('arch.').split('.')[:2]) for name in names))}, and those in and around them.")
         found |= new
     return [name for name in names if name in found]
@@ -117,8 +118,8 @@ def change_length(
     recipe = getattr(inner, "arch_config", None)
     if recipe is None: raise ValueError(f"How this {type(inner).__name__} was built is not known, so it cannot be built for {input_len} bp. Build it with `build_arch`, or cut and pad the sequences with `pad_seqs`.")
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())): new = build_arch(**{**recipe, "input_len": input_len})
-    if lines := _misfits(inner.state_dict(), new):
-        raise ValueError(f"{type(inner).__name__} has weights for each position of its {recipe['input_len']} bp and cannot take {input_len} bp: {_shortly(lines)}. "
+    if lines := misfits(inner.state_dict(), new):
+        raise ValueError(f"{type(inner).__name__} has weights for each position of its {recipe['input_len']} bp and cannot take {input_len} bp: {shortly(lines)}. "
                          "Cut or pad the sequences with `pad_seqs`, or train an architecture that ends in a global pool.")
     new.load_state_dict(inner.state_dict())
     old = dict(inner.named_parameters())
@@ -130,32 +131,17 @@ def change_length(
     _rewrite(model, input_len=input_len)
     return model
 
-# %% ../../nbs/04_training/10_fine_tuning.ipynb #read-state
-def _read_state(
-    path:Path, # `.safetensors`, or what `torch.save` or Lightning wrote
-) -> dict:     # Weights by name
-    "Read weights and nothing else. Raises `FileNotFoundError`, or `ValueError` for a file that holds something else."
-    if not path.is_file(): raise FileNotFoundError(f"There is no checkpoint {path}.")
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-        return load_file(path)
-    try: held = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as e: raise ValueError(f"{path.name} is not read: it is damaged, or holds more than weights. Have it saved again as torch.save(model.state_dict(), ...). ({str(e).splitlines()[0]})") from None
-    state = held.get("state_dict", held) if isinstance(held, Mapping) else None
-    if not state or not all(isinstance(v, torch.Tensor) for v in state.values()): raise ValueError(f"{path.name} holds a {type(held).__name__} and no weights by name.")
-    return dict(state)
-
 # %% ../../nbs/04_training/10_fine_tuning.ipynb #load-weights
 def load_weights(
     model:nn.Module,       # Module or network; it is copied
     path:str|os.PathLike,  # Checkpoint: `best.ckpt` of a run, `model.safetensors`, or a state dict of torch
 ) -> nn.Module:            # A copy with these weights
     "A copy with the weights of a checkpoint. Raises `ValueError` listing names and shapes that differ; nothing is loaded in part."
-    model, state = copy.deepcopy(model), _read_state(Path(path))
+    model, state = copy.deepcopy(model), read_weights(path)
     inner = getattr(model, "arch", model)
     target = inner if model is not inner and not any(k.startswith("arch.") for k in state) else model
     if model is inner and all(k.startswith("arch.") for k in state): state = {k.removeprefix("arch."): v for k, v in state.items()}
-    if lines := _misfits(state, target): raise ValueError(f"The weights in {Path(path).name} are not those of this {type(inner).__name__}: {_shortly(lines)}.")
+    if lines := misfits(state, target): raise ValueError(f"The weights in {Path(path).name} are not those of this {type(inner).__name__}: {shortly(lines)}.")
     target.load_state_dict(state)
     return model
 
@@ -165,10 +151,11 @@ def load_run(
     **module,               # Arguments of `SequenceModule` around a saved model: `task`, `lr`
 ) -> LightningModule:       # The trained module, in evaluation mode
     "The module of a finished run, with its best weights. Raises `FileNotFoundError` or `ValueError` saying what is wrong."
+    if not Path(source).exists(): raise FileNotFoundError(f"There is no {source}. Name the folder of a finished run, its `best.ckpt`, or a folder made by `save_model`.")
     folder = Path(source) if Path(source).is_dir() else Path(source).parent
     if (folder / "model.yaml").is_file(): return SequenceModule(load_model(folder), **module).eval()
     if not (folder / "manifest.json").is_file(): raise FileNotFoundError(f"{source} is no finished run: there is no {folder / 'manifest.json'}. For a checkpoint alone, build the module and use `load_weights`.")
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = read_manifest(folder)
     check_keys(module, [], "load_run of a run, whose module is on record:")
     config, checkpoint = manifest["config"], folder / manifest["checkpoint"]["file"]
     if "name" not in config["arch"]: raise ValueError(f"The manifest of {folder.name} names the network's class, {config['arch'].get('class')}, and not how it was built. Build the module as then, and use load_weights(module, {checkpoint.name!r}).")

@@ -18,8 +18,9 @@ import pandas as pd
 from pytorch_lightning import Callback
 
 from ..core import atomic_path, check_keys, choose, derive_seed, hash_arrays, log, need, progress_bar, rng
-from .configs import _read_yaml, check_config, from_config, make_transforms, save_config
-from .fit import FitResult, differences, fit_dataset
+from .configs import check_config, from_config, make_transforms, open_config, save_config
+from .fit import FitResult, check_sides, fit_dataset
+from .records import differences
 
 # %% ../../nbs/04_training/11_hyperopt.ipynb #fit-config
 def fit_config(
@@ -30,8 +31,8 @@ def fit_config(
     **kw,                           # Arguments of `fit_dataset` and `fit`; they win over the section `fit`
 ) -> FitResult:                     # As from `fit_dataset`
     "Build a module as a config says and train it as its section `fit` says. Raises `ValueError` naming section and key."
-    where = "config" if isinstance(config, Mapping) else Path(config).name
-    config = check_config(config if isinstance(config, Mapping) else _read_yaml(config), where)
+    where, config = open_config(config)
+    config = check_config(config, where)
     settings = {**config["fit"], **kw}
     seed = settings.pop("seed", 0)
     if "transforms" not in kw: settings["transforms"] = make_transforms(settings.get("transforms"))
@@ -133,11 +134,8 @@ def search_data(
     ds:Any, # Dataset with `split`
 ) -> Any:   # Its `train` and `val` rows, in memory
     "The Dataset without rows to test on. Raises `ValueError` if it has no split, or nobody on one side."
-    if "split" not in ds: raise ValueError("The Dataset has no `split`, which a search needs. See split_random or split_groups.")
-    side = ds["split"].values.astype(str)
-    for name in ("train", "val"):
-        if not (side == name).any(): raise ValueError(f"No sequence is on side {name!r}; a search learns from `train` and compares by `val`.")
-    return ds.isel(sequence=np.flatnonzero(np.isin(side, ["train", "val"]))).load()
+    check_sides(ds)
+    return ds.isel(sequence=np.flatnonzero(np.isin(ds["split"].values.astype(str), ["train", "val"]))).load()
 
 # %% ../../nbs/04_training/11_hyperopt.ipynb #report
 class Report(Callback):
@@ -383,7 +381,7 @@ def hyperopt(
     "Search for the settings with the lowest validation loss. Raises `ValueError` for a wrong config, `FileExistsError`, or `RuntimeError` if all trials failed."
     out, rule = Path(out), _stopper(stop_early)
     if address == "here" and rule: raise ValueError("address='here' runs one trial after the other; there is nothing to compare a trial with. Leave stop_early out.")
-    where, config = ("config", config) if isinstance(config, Mapping) else (Path(config).name, _read_yaml(config))
+    where, config = open_config(config)
     trials = draw_trials(config, n, seed)
     configs = [check_config(fill(config, values), f"{where}, trial {i}") for i, values in enumerate(trials)]
     part = search_data(ds)

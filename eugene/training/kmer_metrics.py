@@ -19,6 +19,7 @@ from ..etl.encodings import kmer_names
 from ..etl.sequences import RNA, Alphabet, _flat, _is_ohe, decode_ohe, get_alphabet
 from ..etl.shuffling import _digits
 from .metrics import paired, pearson, spearman
+from .performance_plots import COLORS
 
 # %% ../../nbs/04_training/16_kmer_metrics.ipynb #index-kernel
 @njit(nogil=True, cache=True)
@@ -236,7 +237,7 @@ def plot_kmer_performance(
     for i, (name, table) in enumerate(tables.items()):
         there = [(j, table[f"{s}_{correlation}"].dropna()) for j, s in enumerate(scores) if f"{s}_{correlation}" in table]
         drawn = ax.boxplot([v for _, v in there], positions=[j + (i - (len(tables) - 1)/2)*width for j, _ in there], **{"widths": .85*width, "patch_artist": True, "manage_ticks": False, "medianprops": {"color": "k"}, "flierprops": {"ms": 2}, **kw})
-        for box in drawn["boxes"]: box.set(facecolor=f"C{i}", label=name if box is drawn["boxes"][0] else None)
+        for box in drawn["boxes"]: box.set(facecolor=COLORS[i % len(COLORS)], label=name if box is drawn["boxes"][0] else None)
     ax.set_xticks(range(len(scores)), [{"e": "E-score", "z": "Z-score", "auc": "AUC", "intensity": "intensity"}[s] for s in scores])
     ax.set_ylabel(f"{correlation.capitalize()}, over k-mers or probes"); ax.legend(fontsize=7)
     return ax

@@ -24,6 +24,7 @@ ACTIVATIONS = {
     "identity": torch.nn.Identity(),          # The score is the prediction
     "sigmoid": torch.sigmoid,                 # Log odds to a probability, column by column
     "softmax": partial(torch.softmax, dim=1), # A score for each class to probabilities that sum to 1
+    "profile_softmax": partial(torch.softmax, dim=-1), # A score for each position to the shares of a profile
     "exp": torch.exp,                         # Logarithm of a rate to the rate
     "softplus": F.softplus,                   # Nearly `exp` below 0, nearly a straight line above
 }
@@ -194,9 +195,9 @@ def get_loss(
 # %% ../../nbs/04_training/01_losses.ipynb #task
 class Task(NamedTuple):
     "A row of the table of tasks"
-    loss: str                     # Loss unless another is asked for, a name of `LOSSES`
+    loss: str                     # Loss unless another is asked for, a name of `LOSSES`; of profiles, of `PROFILE_LOSSES`
     activations: tuple[str, ...]  # From scores to predictions, names of `ACTIVATIONS`; the first unless another is asked for
-    metrics: tuple[str, ...]      # What is reported, names of `METRICS`, in order
+    metrics: tuple[str, ...]      # What is reported, names of `METRICS`, in order; of profiles, columns of `evaluate_profiles`
     labels: str                   # What a target may be, a name of `LABELS`
     shapes: str                   # Scores and targets that belong together, in words
 
@@ -207,6 +208,7 @@ TASKS = {
     "multilabel": Task("bce", ("sigmoid",), ("auroc", "auprc"), "zero_one", "scores and targets (N, T) or (N, T, L)"),
     "multiclass": Task("cross_entropy", ("softmax",), ("accuracy", "balanced_accuracy", "f1", "auroc", "mcc"), "classes", "scores (N, C), targets (N, 1)"),
     "poisson": Task("poisson", ("exp", "softplus"), ("poisson_d2", "pearson", "spearman", "poisson_deviance"), "counts", "scores and targets (N, T) or (N, T, L)"),
+    "profile": Task("mnll", ("profile_softmax",), ("profile_nll", "profile_jsd", "profile_pearson", "profile_spearman", "profile_skill", "count_pearson", "count_spearman", "count_mse"), "counts", "profile logits (N, T, L) and log counts (N, T'), reads (N, T, L)"),
 }
 
 # %% ../../nbs/04_training/01_losses.ipynb #task-loss
@@ -217,6 +219,7 @@ def task_loss(
 ) -> tuple[str|dict|Callable, str]:     # Loss as a settings file spells it, and the activation
     "Loss and activation of a task. Raises `ValueError` for unknown names, or what does not fit together."
     row = choose(task, TASKS, "task")
+    if row.loss not in LOSSES: raise ValueError(f"Task {task!r} has two answers ({row.shapes}) and so a module of its own: use ProfileModule(arch), in a config `class: ProfileModule`.")
     if callable(loss): return loss, choose(activation or row.activations[0], row.activations, f"activation of task {task!r}")
     settings = {"name": row.loss, **({} if loss is None else {"name": loss} if isinstance(loss, str) else loss)}
     kind = get_loss(settings).row
@@ -255,7 +258,7 @@ def check_labels(
     y, rule = np.asarray(y), LABELS[choose(task, TASKS, "task").labels]
     if y.dtype.kind not in "fiub": raise TypeError(f"Targets are of type {y.dtype}; task {task!r} takes {rule.words}. Turn them into numbers, NaN where missing.")
     if y.ndim not in (2, 3): raise ValueError(f"Targets have shape {y.shape}; they are (N, T), one column a target, or (N, T, L) for tracks. A single column is y[:, None].")
-    classes = LOSSES[TASKS[task].loss].classes
+    classes = TASKS[task].labels == "classes"
     if classes and y.shape[1:] != (1,): raise ValueError(f"Targets have shape {y.shape}; a {task} task has one column of class numbers, (N, 1). For several yes-or-no columns use task='multilabel'.")
     wrong = ~(rule.fits(y, np.inf if scores is None else scores) | np.isnan(y))
     if not wrong.any(): return

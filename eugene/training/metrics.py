@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'PROFILE_METRICS', 'paired', 'per_target', 'mse', 'mae', 'r2', 'pearson', 'pearson2', 'spearman', 'kendall',
-           'is_classes', 'auroc', 'auprc', 'confusion', 'accuracy', 'balanced_accuracy', 'precision', 'recall', 'f1',
-           'mcc', 'brier', 'log_loss', 'poisson_deviance', 'poisson_d2', 'task_metrics', 'per_window', 'profile_nll',
-           'smooth_profiles', 'profile_jsd', 'profile_pearson', 'profile_spearman', 'profile_skill']
+           'as_labels', 'is_classes', 'auroc', 'auprc', 'confusion', 'accuracy', 'balanced_accuracy', 'precision',
+           'recall', 'f1', 'mcc', 'brier', 'log_loss', 'poisson_deviance', 'poisson_d2', 'task_metrics', 'per_window',
+           'profile_nll', 'smooth_profiles', 'profile_jsd', 'profile_pearson', 'profile_spearman', 'profile_skill']
 
 # %% ../../nbs/04_training/02_metrics.ipynb #imports
 from collections.abc import Callable
@@ -115,7 +115,7 @@ def kendall(
     return per_target(lambda y, p: kendalltau(y, p).statistic, y_true, y_pred, least=2)
 
 # %% ../../nbs/04_training/02_metrics.ipynb #labels
-def _labels(
+def as_labels(
     y:np.ndarray, # Labels of one column, `(n,)`
 ) -> np.ndarray:  # The same as booleans
     "Labels as yes or no. Raises `ValueError` if a value is neither 0 nor 1."
@@ -159,7 +159,7 @@ def auroc(
 ) -> np.ndarray:       # Float64 `(T,)`, chance is 0.5; `NaN` if only one class is there
     "Area under the ROC curve of each target; of classes the mean of each against the rest, `(1,)`"
     def one(y, p):
-        pos = _labels(y); n1 = pos.sum(); n0 = len(y) - n1
+        pos = as_labels(y); n1 = pos.sum(); n0 = len(y) - n1
         return (rankdata(p)[pos].sum() - n1*(n1 + 1)/2) / (n1*n0) if n1 and n0 else np.nan
     return _one_vs_rest(one, y_true, y_pred)
 
@@ -169,7 +169,7 @@ def _average_precision(
     p:np.ndarray, # Scores `(n,)`
 ) -> float:       # Between 0 and 1; `NaN` if only one class is there
     "Precision averaged over the steps of recall"
-    order = np.argsort(-p, kind="stable"); pos = _labels(y)[order]
+    order = np.argsort(-p, kind="stable"); pos = as_labels(y)[order]
     if pos.all() or not pos.any(): return np.nan
     last = np.append(np.flatnonzero(np.diff(p[order])), len(p) - 1)
     hits = np.cumsum(pos)[last]
@@ -193,7 +193,7 @@ def _probabilities(
         y, p = np.asarray(y_true, np.float64), np.asarray(y_pred, np.float64)
         _classes(y, p.shape[1])
         if (np.abs(p.sum(1) - 1) > .01).any(): raise ValueError(f"Probabilities of classes sum to 1; a row sums to {p.sum(1)[np.nanargmax(np.abs(p.sum(1) - 1))]:.3g}. Turn scores into probabilities with the module's `activate`.")
-    else: y, p = paired(y_true, y_pred); _labels(y[~np.isnan(y)])
+    else: y, p = paired(y_true, y_pred); as_labels(y[~np.isnan(y)])
     bad = p[(p < 0) | (p > 1)]
     if len(bad): raise ValueError(f"Predictions must be probabilities, 0 to 1; found {bad[0]:.3g}. Turn scores into probabilities with the module's `activate`, or use auroc or auprc, which take both.")
     return y, p
@@ -363,7 +363,9 @@ def task_metrics(
     task:str, # A name of `TASKS`, say `regression` or `binary`
 ) -> dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]]: # Metric by name, in the order they are reported
     "The metrics reported for a task. Raises `ValueError` for an unknown task."
-    return {name: METRICS[name] for name in choose(task, TASKS, "task").metrics}
+    names = choose(task, TASKS, "task").metrics
+    if not set(names) <= set(METRICS): raise ValueError(f"The metrics of task {task!r} ({', '.join(names)}) take profiles and counts together: use `evaluate_profiles`.")
+    return {name: METRICS[name] for name in names}
 
 # %% ../../nbs/04_training/02_metrics.ipynb #profile-imports
 from scipy.ndimage import gaussian_filter1d

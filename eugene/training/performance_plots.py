@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .metrics import _labels, auprc, auroc, paired
+from .metrics import as_labels, auprc, auroc, paired
 
 # %% ../../nbs/04_training/14_performance_plots.ipynb #colors
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000") # Okabe and Ito (2008)
@@ -28,7 +28,7 @@ def _drawable(
     names, out = [str(n) for n in (range(y.shape[1]) if names is None else names)], []
     if len(names) != y.shape[1]: raise ValueError(f"{len(names)} names came for {y.shape[1]} targets: {names}.")
     for t, name in enumerate(names):
-        known = ~np.isnan(y[:, t]); hit = _labels(y[known, t])
+        known = ~np.isnan(y[:, t]); hit = as_labels(y[known, t])
         if hit.all() or not hit.any(): raise ValueError(f"Target {name} has {int(hit.sum())} of {len(hit)} sequences in the class 1; a curve needs both classes.")
         out.append((name, hit, p[known, t]))
     return out
@@ -36,10 +36,11 @@ def _drawable(
 # %% ../../nbs/04_training/14_performance_plots.ipynb #plot-roc
 def _unit_square(
     ax:Any, x:str, y:str, # Axes; labels
+    title:str,            # Of the legend
 ) -> Any: # The axes
     "Both axes from 0 to 1, and a legend"
     ax.set(xlim=(-.02, 1.02), ylim=(-.02, 1.02), xlabel=x, ylabel=y, aspect="equal")
-    ax.legend(fontsize=7)
+    ax.legend(fontsize=7, title=title, title_fontsize=7)
     return ax
 
 def plot_roc(
@@ -57,7 +58,7 @@ def plot_roc(
         wrong, right, _ = roc_curve(hit, p)
         ax.plot(wrong, right, **{"lw": 1.4, "color": COLORS[t % len(COLORS)], "label": f"{name} ({auroc(hit, p)[0]:.2f})", **kw})
     ax.plot([0, 1], [0, 1], ":", color="0.5", lw=1)
-    return _unit_square(ax, "false positive rate", "true positive rate")
+    return _unit_square(ax, "false positive rate", "true positive rate", "target (AUROC)")
 
 # %% ../../nbs/04_training/14_performance_plots.ipynb #plot-pr
 def plot_pr(
@@ -75,7 +76,7 @@ def plot_pr(
         precision, recall, _ = precision_recall_curve(hit, p)
         line, = ax.step(recall, precision, where="post", **{"lw": 1.4, "color": COLORS[t % len(COLORS)], "label": f"{name} ({auprc(hit, p)[0]:.2f})", **kw})
         ax.axhline(hit.mean(), ls=":", lw=1, color=line.get_color())
-    return _unit_square(ax, "recall", "precision")
+    return _unit_square(ax, "recall", "precision", "target (AUPRC)")
 
 # %% ../../nbs/04_training/14_performance_plots.ipynb #plot-confusion
 def plot_confusion(

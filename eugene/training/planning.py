@@ -151,7 +151,7 @@ def plan_training(
 ) -> TrainingPlan:                  # Prints as a table
     "Measure a few steps of a training. Raises what `loader` and the module raise, and `ValueError` if there is nothing to measure."
     if steps < 1: raise ValueError(f"`steps` is {steps}; at least 1 batch has to be measured.")
-    options, module, meter = dict(options or {}), copy.deepcopy(module), Meter()
+    options, module, meter = {"variables": getattr(module, "variables", None), **(options or {})}, copy.deepcopy(module), Meter()
     plan = plan_loading(ds, batch_size, "train", **options)
     options |= {"in_memory": options.get("in_memory", True) if plan.stored is None else False}
     train = loader(ds, batch_size, "train", shuffle=True, **options)

@@ -8,7 +8,6 @@ __all__ = ['UNMEASURED', 'centre_crop', 'ProfileBatch', 'profile_batch', 'window
            'predict_profiles', 'mean_profile', 'evaluate_profiles']
 
 # %% ../../nbs/04_training/04_profile_module.ipynb #imports
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,12 +17,14 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
-from ..core import choose, pick_device, progress_bar
+from ..core import choose, progress_bar
 from ..etl.loading import loader
+from ..etl.seqdata import track_vars
 from ..models.profile import ProfileOutput
+from ..models.saving import evaluating
 from .losses import PROFILE_LOSSES, log1p_mse, mean_windows
 from .metrics import PROFILE_METRICS, mse, pearson, profile_jsd, profile_skill, spearman
-from .sequence_module import SequenceModule
+from .sequence_module import SequenceModule, check_network
 
 # %% ../../nbs/04_training/04_profile_module.ipynb #centre-crop
 def centre_crop(
@@ -142,7 +143,8 @@ def _reads_of(
 ) -> Iterator[Tensor]: # Reads, `(N, T, length)`
     "Reads under the profile, some windows at a time; sequences are not read"
     if profile not in ds: raise ValueError(f"The Dataset has no tracks `{profile}`; it has {', '.join(map(str, ds.data_vars))}. Name them with `profile=`.")
-    for batch in loader(ds.drop_vars("seq", errors="ignore"), 512, split, variables=[profile]):
+    bare = ds.drop_vars("seq", errors="ignore") if profile in track_vars(ds) else ds # tracks put in by hand do not stand alone
+    for batch in loader(bare, 512, split, variables=[profile]):
         reads = _tracks_of(batch, profile)
         reads = reads if length is None else centre_crop(reads, length)
         _check_values(reads, profile)
@@ -207,6 +209,7 @@ class ProfileScores:
 # %% ../../nbs/04_training/04_profile_module.ipynb #profile-network
 class ProfileNetwork(LightningModule):
     "A profile model and the names of its tracks. Raises `ValueError` if the control is not what the architecture was built for."
+    task = "profile" # Row of `TASKS`
     def __init__(
         self,
         arch:nn.Module,          # Maps one-hot `(N, 4, L)`, and a control if there is one, to `ProfileOutput`
@@ -214,7 +217,7 @@ class ProfileNetwork(LightningModule):
         control:str|None=None,   # Variable that holds the control; None: none
     ):
         super().__init__()
-        n, name = getattr(arch, "controls", None), type(arch).__name__
+        n, name = getattr(check_network(arch), "controls", None), type(arch).__name__
         if n and control is None: raise ValueError(f"This {name} was built with controls={n}, and it is not said where they are. Name the variable of the Dataset: control=...")
         if n == 0 and control is not None: raise ValueError(f"control={control!r} is named, and this {name} was built without; build it with controls= the number of its tracks.")
         self.arch, self.profile, self.control, self.length = arch, profile, control, getattr(arch, "output_len", None)
@@ -375,22 +378,6 @@ class ProfileModule(_Validated):
         met, self.met = any(_everywhere(bool(self.met))), False
         if not met: raise ValueError(UNMEASURED.format("training", self.profile))
 
-# %% ../../nbs/04_training/04_profile_module.ipynb #lent
-@contextlib.contextmanager
-def _lent(
-    model:nn.Module,                # Model to borrow
-    device:str|torch.device|None,   # Where it should work; None: where it is
-) -> Iterator[torch.device]:        # Where it works
-    "Lend a model in evaluation mode on a device; afterwards modes and device are as before"
-    home = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-    modes, place = [(m, m.training) for m in model.modules()], home if device is None else pick_device(device)
-    try:
-        model.to(place).eval()
-        yield place
-    finally:
-        model.to(home)
-        for m, mode in modes: m.training = mode
-
 # %% ../../nbs/04_training/04_profile_module.ipynb #answers
 def _answers(
     network:ProfileNetwork,         # Architecture and names
@@ -400,11 +387,12 @@ def _answers(
     batch_size:int,                 # Sequences per forward pass
     device:str|torch.device|None,   # Where to compute
     progress:bool,                  # Show a bar
+    unknown:str="zero",             # Policy for ambiguous letters
 ) -> Iterator[tuple[Any, ProfileOutput]]: # Batches, and predictions in float32 on the CPU
     "Predict batch by batch"
-    batches = loader(ds, batch_size, split, variables=variables)
+    batches = loader(ds, batch_size, split, variables=variables, unknown=choose(unknown, ("zero", "uniform"), "`unknown`"))
     dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
-    with _lent(network.arch, device) as place:
+    with evaluating(network.arch, device) as place:
         for batch in progress_bar(batches, progress, "predict"):
             send = {k: v.to(place, dtype) for k, v in batch.extra.items() if k == network.control}
             with torch.no_grad(): out = network.predict_step(batch._replace(x=batch.x.to(place, dtype), extra=send))
@@ -428,10 +416,11 @@ def predict_profiles(
     batch_size:int=128,             # Sequences per forward pass
     device:str|torch.device|None="auto", # Where to compute; None: where the model is
     progress:bool=False,            # Show a bar
+    unknown:str="zero",             # What an ambiguous letter becomes: `zero` or `uniform`
 ) -> ProfileOutput:                 # Arrays: profile logits `(N, T, length)` and log counts `(N, T')`, float32
     "Profiles and counts of every row, in order. Raises `ValueError` if the control is missing."
     network = _network(model, None, control)
-    answers = [out for _, out in _answers(network, ds, split, [v for v in (network.control,) if v], batch_size, device, progress)]
+    answers = [out for _, out in _answers(network, ds, split, [v for v in (network.control,) if v], batch_size, device, progress, unknown)]
     return ProfileOutput(*(torch.cat(part).numpy() for part in zip(*answers)))
 
 # %% ../../nbs/04_training/04_profile_module.ipynb #mean-profile
@@ -479,11 +468,12 @@ def evaluate_profiles(
     batch_size:int=128,             # Sequences per forward pass
     device:str|torch.device|None="auto", # Where to compute; None: where the model is
     progress:bool=False,            # Show a bar
+    unknown:str="zero",             # What an ambiguous letter becomes: `zero` or `uniform`
 ) -> pd.DataFrame:                  # A row for each count that is predicted: `task`, `windows`, metrics of profiles and counts
     "Metrics of profiles and counts on held-out rows, as in `ProfileScores`. Raises `ValueError` if tracks are missing or do not fit."
     network, scores = _network(model, profile, control), None
     if network.profile not in ds: raise ValueError(f"The Dataset has no tracks `{network.profile}`; it has {', '.join(map(str, ds.data_vars))}. Name them with `profile=`, or use `predict_profiles`.")
-    for batch, out in _answers(network, ds, split, network.variables, batch_size, device, progress):
+    for batch, out in _answers(network, ds, split, network.variables, batch_size, device, progress, unknown):
         reads = centre_crop(_tracks_of(batch, network.profile), out.profile.shape[2])
         _check_tracks(reads, out, network.profile)
         scores = scores or ProfileScores(_baseline_logits(baseline, ds, out, network.profile), sigma)

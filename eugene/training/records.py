@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['code_version', 'environment', 'describe_data', 'weights_hash', 'experiment', 'differences', 'write_history',
-           'read_history', 'write_manifest']
+           'read_history', 'write_manifest', 'read_manifest']
 
 # %% ../../nbs/04_training/06_records.ipynb #rec-imports
 import datetime, json, os, platform, subprocess
@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch.utils.data import DataLoader
+from torchmetrics import Metric
 
 from ..core import atomic_path, hash_arrays, sha256
 from ..etl.loading import Rows, fingerprint
@@ -66,13 +67,14 @@ def _content(
 def describe_data(
     train:DataLoader, # Batches to learn from
     val:DataLoader,   # Batches to stop by
+    targets:bool=True,# Targets are what is learned; False: tracks, which may come with targets or without
 ) -> dict:            # `rows`, `hash`, `unknown`, `batch_size`, each by split, and the `order` of training
     "What a run is given. Raises `ValueError` if one side has no rows or no measured target."
     sides = {"train": train, "val": val}
     for name, side in sides.items():
         if side is None or not len(side): raise ValueError(f"The {name} loader has no batches. Give the Dataset rows with split == {name!r}.")
         y = getattr(side.dataset, "targets", None)
-        if isinstance(y, np.ndarray) and np.isnan(y).all(): raise ValueError(f"All targets of the {len(y)} {name} rows are missing (NaN). Move measured rows there.")
+        if targets and isinstance(y, np.ndarray) and np.isnan(y).all(): raise ValueError(f"All targets of the {len(y)} {name} rows are missing (NaN). Move measured rows there.")
     order = {k: getattr(train.sampler, k, None) for k in ("shuffle", "seed", "drop_last")}
     changes = getattr(getattr(train, "transforms", None), "transforms", ())
     if changes: order["transforms"] = [repr(t) for t in changes]
@@ -94,8 +96,8 @@ def weights_hash(
 def _layers(
     module:torch.nn.Module, # Module to describe
 ) -> dict[str, str]:        # Kind and settings by name
-    "Every layer of a module as it prints itself"
-    return {name or "module": f"{type(m).__name__}({m.extra_repr()})" for name, m in module.named_modules()}
+    "Every layer of a module as it prints itself; what keeps the books of training is no layer"
+    return {name or "module": f"{type(m).__name__}({m.extra_repr()})" for name, m in module.named_modules() if not isinstance(m, Metric)}
 
 # %% ../../nbs/04_training/06_records.ipynb #experiment
 def experiment(
@@ -108,7 +110,7 @@ def experiment(
     "What defines a run: everything but the machine and the outcome. Raises `TypeError` for a network that is no Lightning module."
     if not isinstance(module, LightningModule): raise TypeError(f"`module` is a {type(module).__name__}, which has no loss and no optimiser. Wrap it: SequenceModule(module).")
     config = getattr(module, "config", None) or {"arch": {"class": type(getattr(module, "arch", module)).__name__}, "module": getattr(module, "settings", {})}
-    what = {"config": {**config, "fit": settings}, "layers": _layers(module), "seed": seed, "data": describe_data(train, val), "initial_weights": weights_hash(module)}
+    what = {"config": {**config, "fit": settings}, "layers": _layers(module), "seed": seed, "data": describe_data(train, val, getattr(module, "variables", None) is None), "initial_weights": weights_hash(module)}
     return json.loads(json.dumps(what, default=lambda o: getattr(o, "__qualname__", type(o).__qualname__)))
 
 # %% ../../nbs/04_training/06_records.ipynb #differences
@@ -157,3 +159,13 @@ def write_manifest(
                 "eugene": code_version(), "environment": environment(device), "checkpoint": {"file": "best.ckpt", "sha256": sha256(out / "best.ckpt")}}
     with atomic_path(out / "manifest.json", overwrite=True) as tmp: tmp.write_text(json.dumps(manifest, indent=1, allow_nan=False))
     return manifest
+
+# %% ../../nbs/04_training/06_records.ipynb #read-manifest
+def read_manifest(
+    folder:Path, # Folder of a finished run
+) -> dict:       # What `write_manifest` wrote
+    "Read `manifest.json`. Raises `ValueError` if it is damaged, or no manifest of a run."
+    try: found = json.loads((folder / "manifest.json").read_text())
+    except ValueError as e: raise ValueError(f"{folder / 'manifest.json'} is damaged: {e}. Take another copy of the run, or pass reuse=False to train anew and replace it.") from None
+    if isinstance(found, dict) and {"config", "checkpoint"} <= set(found): return found
+    raise ValueError(f"{folder / 'manifest.json'} is no manifest of a run; it lacks `config` or `checkpoint`. Choose another folder, or pass reuse=False to train anew and replace it.")

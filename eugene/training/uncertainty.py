@@ -21,7 +21,7 @@ from ..core import check_keys, choose, derive_seed
 from ..models.saving import load_model
 from .metrics import paired
 from .performance_plots import COLORS
-from .prediction import _opened, predict
+from .prediction import open_source, predict
 
 # %% ../../nbs/04_training/15_uncertainty.ipynb #ensemble-prediction
 class EnsemblePrediction(NamedTuple):
@@ -56,7 +56,7 @@ def predict_ensemble(
     "Mean and spread of several models. Raises `ValueError` if there is none or they have different targets."
     if isinstance(models, (nn.Module, str, os.PathLike)) and not isinstance(models, nn.ModuleList): raise TypeError(f"`models` is {type(models).__name__}; expected several models, in a list. One alone is asked by `predict`.")
     _options(how, "predict_ensemble")
-    data = _opened(data)
+    data = open_source(data)
     return _pooled([predict(load_model(m) if isinstance(m, (str, os.PathLike)) else m, data, **how) for m in models])
 
 # %% ../../nbs/04_training/15_uncertainty.ipynb #dropping
@@ -87,7 +87,7 @@ def predict_dropout(
     "Mean and spread with dropout left on (Monte Carlo dropout). Raises `ValueError` if there is no dropout."
     if passes < 1: raise ValueError(f"`passes` is {passes}; ask at least once.")
     _options(how, "predict_dropout")
-    data, parts = _opened(data), []
+    data, parts = open_source(data), []
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         for i in range(passes):
             torch.manual_seed(derive_seed(seed, "dropout", i))
