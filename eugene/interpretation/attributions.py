@@ -18,7 +18,7 @@ from torch import nn
 from ..core import as_path, atomic_path, choose, derive_seed
 from ..etl.sequences import DNA, Alphabet, get_alphabet
 from ..etl.logos import plot_logo
-from ..training.prediction import evaluating
+from ..models.saving import evaluating
 from .filters import as_array, as_batch, as_onehot, batches
 from .references import References
 from .deeplift import deeplift, frozen, hypothetical, model_scores

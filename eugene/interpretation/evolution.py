@@ -16,7 +16,7 @@ from torch import nn
 
 from ..core import progress_bar
 from ..etl.sequences import DNA, Alphabet, get_alphabet
-from ..training.prediction import evaluating
+from ..models.saving import evaluating
 from .filters import as_array, as_batch, as_onehot, batches
 from .fast_ism import Engine, choose_engine
 from .constraints import Constraints, allowed_mutants, broken_rules, check_constraints

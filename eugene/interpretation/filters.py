@@ -22,7 +22,7 @@ from ..etl.sequences import DNA, Alphabet, check_ohe
 from ..etl.motifs import Motif, pfm_to_ppm, ppm_to_icm
 from ..etl.logos import plot_logos
 from ..layers.basics import find_layer
-from ..training.prediction import evaluating
+from ..models.saving import evaluating
 
 # %% ../../nbs/05_interpretation/01_filters.ipynb #as-onehot
 def as_onehot(

@@ -16,7 +16,7 @@ from torch import nn
 
 from ..core import choose, log, progress_bar, rng
 from ..etl.motifs import _as_ppm, motif_from_consensus
-from ..training.prediction import evaluating
+from ..models.saving import evaluating
 from .filters import as_onehot, as_batch
 from .attributions import target_scores
 
