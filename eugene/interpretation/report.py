@@ -33,7 +33,7 @@ from ..training.evaluation import plot_predictions, score_table
 from ..training.losses import TASKS
 from ..training.metrics import confusion
 from ..training.performance_plots import plot_confusion, plot_pr, plot_roc
-from ..training.prediction import open_source, predict
+from ..training.prediction import encoded_rows, predict
 from .attributions import METHODS, attribute, plot_attribution
 from .filters import filter_pfms
 from .in_silico import implant_controls, plot_positional, positional_importance
@@ -104,7 +104,7 @@ class Study:
         rows:Sequence[int], # Rows
     ) -> np.ndarray:        # `(n, A, L)`
         "Some sequences one-hot, as `predict` sees them"
-        return open_source(self.part.isel(sequence=rows), None, "zero").read(0, len(rows), False).numpy()
+        return encoded_rows(self.part.isel(sequence=rows), None, "zero").read(0, len(rows), False).numpy()
 
     @cached_property
     def alphabet(self) -> Alphabet: # Of the sequences
