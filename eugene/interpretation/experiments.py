@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from ..core import choose, derive_seed, progress_bar, rng
-from ..training.prediction import _regrouped, check_scores, evaluating
+from ..training.prediction import regrouped, check_scores, evaluating
 from .filters import as_array, as_batch, as_onehot
 from .attributions import target_scores
 from .in_silico import CURVE_COLORS, Pattern, as_pattern, implant, implant_controls, mean_ci
@@ -63,7 +63,7 @@ def score_edits(
             if np.shape(new) != x.shape: raise ValueError(f"Edit {i} made shape {np.shape(new)} of {x.shape}; edits must keep the shape.")
             yield new
     with evaluating(model, device) as place, torch.no_grad():
-        blocks = progress_bar(_regrouped(edited(), batch_size), progress, "edits", -(-len(x) * len(edits) // batch_size))
+        blocks = progress_bar(regrouped(edited(), batch_size), progress, "edits", -(-len(x) * len(edits) // batch_size))
         scores = np.concatenate([as_array(score_columns(model, as_batch(b, model, place), target).float()) for b in blocks])
     return np.moveaxis(scores.reshape(len(edits), len(x), *scores.shape[1:]), 0, 1)
 
