@@ -20,7 +20,8 @@ from ..models.saving import evaluating
 from .filters import as_array, as_batch, as_onehot, batches
 from .fast_ism import Engine, choose_engine
 from .constraints import Constraints, allowed_mutants, broken_rules, check_constraints
-from .mutagenesis import column_scores, mutant_scores, target_columns, _mutants_per_pass, _rows_per_block
+from .attributions import rows_per_pass
+from .mutagenesis import column_scores, mutant_scores, target_columns, _rows_per_block
 
 # %% ../../nbs/05_interpretation/21_evolution.ipynb #goal
 class Goal(NamedTuple):
@@ -167,7 +168,7 @@ def evolve(
     fixed, first = check_constraints(x, rules), 1 if before is None else len(before.scores)
     if x.size and fixed.all() and rounds: raise ValueError("The constraints fix every position of every sequence; nothing can evolve.")
     with evaluating(model, device) as place, torch.no_grad():
-        size, block = _mutants_per_pass(batch_size, place), as_batch(x[:4], model, place)
+        size, block = rows_per_pass(batch_size, place), as_batch(x[:4], model, place)
         if not len(x): return _outcome([], np.zeros(0), x, rounds, first, before)
         columns = target_columns(model, block[:1], goal.columns)
         chosen = choose_engine(model, block, len(x), int((~fixed).any(0).sum()), batch_size, engine)

@@ -23,7 +23,7 @@ from ..core import as_path, atomic_path, choose
 from ..etl.sequences import DNA, Alphabet, get_alphabet
 from ..training.prediction import check_scores, evaluating
 from .filters import as_array, as_batch, as_onehot, batches
-from .attributions import target_scores
+from .attributions import rows_per_pass, target_scores
 from .fast_ism import Engine, Shortcut, choose_engine, shortcut_scores
 
 # %% ../../nbs/05_interpretation/13_mutagenesis.ipynb #substitute
@@ -64,16 +64,6 @@ def full_scores(
     for rows, at, letters in (e.unbind(1) for e in edits.split(batch_size)):
         scores[rows, :, letters, at] = column_scores(model, substitute(block, rows, letters, where[at]), columns)
     return reference, scores
-
-# %% ../../nbs/05_interpretation/13_mutagenesis.ipynb #mutants-per-pass
-def _mutants_per_pass(
-    batch_size:int|None, # What the caller wants; None: what suits the device
-    place:torch.device,  # Where the model is
-) -> int:                # Mutants per forward pass
-    "The batch size to use. Raises `ValueError` if it is not positive."
-    if batch_size is None: return 32 if place.type == "cpu" else 1024
-    if batch_size < 1: raise ValueError(f"batch_size={batch_size}; at least one sequence must go into a forward pass.")
-    return batch_size
 
 # %% ../../nbs/05_interpretation/13_mutagenesis.ipynb #rows-per-block
 def _rows_per_block(
@@ -140,7 +130,7 @@ def _block_effects(model, block, request):
 
 def _effects(model, x, target, batch_size, place, progress, positions, strands, alphabet, engine):
     "Scores `(B, T)` and effects `(B, T, A, P)` of one block of sequences after the other"
-    size, alphabet = _mutants_per_pass(batch_size, place), get_alphabet(alphabet)
+    size, alphabet = rows_per_pass(batch_size, place), get_alphabet(alphabet)
     partners = alphabet.partners if choose(strands, ("given", "both"), "`strands`") == "both" else None
     first = as_batch(x[:4], model, place)
     columns = target_columns(model, first[:1], target)
@@ -186,7 +176,7 @@ def ism(
     positions = mutated_positions(positions, x.shape[2])
     if out is not None: out = as_path(out, "out", "the path of the store to write, as text")
     with evaluating(model, device) as place, torch.no_grad():
-        _mutants_per_pass(batch_size, place)
+        rows_per_pass(batch_size, place)
         if not x.size: return _nothing(x, target, one, out)
         parts = _effects(model, x, target, batch_size, place, progress, positions, strands, alphabet, engine)
         if out is not None: return _write(parts, out, x.shape, 64, get_alphabet(alphabet).letters, positions, one, overwrite)
