@@ -6,7 +6,7 @@ import re
 from book import PARTS, directives, exports
 
 # What must stay as it is in a text, and the two things that are changed: links and code in backticks
-PIECES = re.compile(r"(?P<fence>^(?P<tick>```+).*?^(?P=tick)[ ]*$)|(?P<heading>^#+ .*$)|(?P<math>\$\$.*?\$\$|\$[^$\n]+\$)|(?P<link>!?\[(?P<text>(?:[^\[\]]|\[[^\[\]]*\])*)\]\((?P<target>[^()\s]+)\))"
+PIECES = re.compile(r"(?P<fence>^(?P<tick>```+).*?^(?P=tick)[ ]*$)|(?P<heading>^#+ [^\n]*$)|(?P<math>\$\$.*?\$\$|\$[^$\n]+\$)|(?P<link>!?\[(?P<text>(?:[^\[\]]|\[[^\[\]]*\])*)\]\((?P<target>[^()\s]+)\))"
                     r"|(?P<code>(?<!`)`(?P<words>[^`\n]+)`(?!`))", re.DOTALL | re.MULTILINE)
 CALL = re.compile(r"(?:(?P<module>(?:eu|eugene)(?:\.\w+)*)\.)?(?P<name>[A-Za-z]\w*)(?P<call>\(.*\))?")
 
