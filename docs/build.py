@@ -28,10 +28,9 @@ def contents(book, tutorials, cases):
     "The sidebar: page to the tables of contents it carries"
     parts = {part: [c for c in book if c.page.startswith(f"{part}/") and not c.page.endswith("/index")] for part in PARTS}
     found = {f"{part}/index": toctree([(f"{c.number} {c.title}", c.page.rpartition("/")[2]) for c in chapters]) for part, chapters in parts.items()}
-    found["use_cases/index"] = toctree([(c.title, c.page.rpartition("/")[2]) for c in cases])
     found["index"] = "\n\n".join([toctree(["core", *(f"{part}/index" for part in PARTS), "face"], "The book"),
-                                  *([toctree([(c.title, c.page) for c in tutorials], "Tutorials")] if tutorials else []), toctree([("Use cases", "use_cases/index")], "Use cases"),
-                                  toctree([("All names", "reference/index")], "Reference"), toctree(["benchmarks", "contributing", "changelog"], "Project")])
+                                  *([toctree([(c.title, c.page) for c in tutorials], "Tutorials")] if tutorials else []), toctree([("What was seen", "use_cases/index"), *((c.title.partition(":")[0], c.page) for c in cases)], "Use cases"),
+                                  toctree(["reference/index", "reference/architectures", "reference/datasets"], "Reference"), toctree(["benchmarks", "contributing", "changelog"], "Project")])
     return found
 
 
@@ -86,7 +85,10 @@ def main():
     args.out, args.cache = args.out.resolve(), args.cache.resolve()
     sys.path.insert(0, str(ROOT))
     import eugene as eu
-    write_pages(make_pages(eu), args.cache / "pages")
+    try:
+        write_pages(make_pages(eu), args.cache / "pages")
+    except pages.DeadLink as e:
+        sys.exit(f"No site was made. {e}")
     site = args.cache / "site"
     failed = build_main(["-W", "--keep-going", "-q", "-j", args.jobs, "-b", "html", "-c", str(HERE), "-d", str(args.cache / "trees"), str(args.cache / "pages"), str(site)])
     if not failed:

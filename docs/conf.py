@@ -40,7 +40,9 @@ html_show_sphinx = False
 html_use_index = False
 html_domain_indices = False
 pygments_style, pygments_dark_style = "a11y-high-contrast-light", "a11y-high-contrast-dark"
-html_theme_options = {"navigation_with_keys": True, "top_of_page_buttons": []}
+html_theme_options = {"navigation_with_keys": True, "top_of_page_buttons": [],
+                      "light_css_variables": dict.fromkeys(("color-brand-primary", "color-brand-content", "color-brand-visited"), "#0b6b74"),
+                      "dark_css_variables": dict.fromkeys(("color-brand-primary", "color-brand-content", "color-brand-visited"), "#5cc8d0")}
 
 
 class Defines(SphinxDirective):
@@ -56,6 +58,7 @@ class Defines(SphinxDirective):
             domain.labels[f"def:{full}"] = (self.env.docname, anchor, spoken)
             up = "../" * self.env.docname.count("/")
             line += nodes.reference("", "", nodes.literal(text=spoken), refuri=f"#{anchor}", internal=True, classes=["name"])
+            line += nodes.Text(" ")
             line += nodes.reference("", "reference", refuri=f"{up}{page}.html#{target}", internal=True, classes=["see"])
             box += line
         return [box]
@@ -70,7 +73,14 @@ def mathml(self, node):
     raise nodes.SkipNode
 
 
+def true_dashes(app, doctree):
+    "Sphinx writes two hyphens between a parameter and its text"
+    for text in [t for t in doctree.findall(nodes.Text) if t == " -- "]:
+        text.parent.replace(text, nodes.Text(" – "))
+
+
 def setup(app):
+    app.connect("doctree-read", true_dashes)
     app.add_directive("defines", Defines)
     app.add_html_math_renderer("mathml", (mathml, None), (mathml, None))
     return {"parallel_read_safe": True, "parallel_write_safe": True}

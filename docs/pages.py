@@ -11,6 +11,10 @@ PIECES = re.compile(r"(?P<fence>^(?P<tick>```+).*?^(?P=tick)[ ]*$)|(?P<heading>^
 CALL = re.compile(r"(?:(?P<module>(?:eu|eugene)(?:\.\w+)*)\.)?(?P<name>[A-Za-z]\w*)(?P<call>\(.*\))?")
 
 
+class DeadLink(Exception):
+    "A text links to what is not on the site"
+
+
 class Site:
     "What every page may point to"
 
@@ -24,7 +28,7 @@ class Site:
     def find(self, words, page):
         "The name that code in backticks speaks of, or None"
         m = CALL.fullmatch(words)
-        if not m:
+        if not m or len(m["call"] or "") > 40:
             return None
         module = (m["module"] or "").partition(".")[2]
         if module:
@@ -61,7 +65,7 @@ class Site:
             return relative(self.pages[path], page)
         if path in ("LICENSE", "CITATION.cff"):
             return os.path.relpath(path, os.path.dirname(page) or ".")
-        raise ValueError(f"{source} links to {target}, for which the site has no page.")
+        raise DeadLink(f"{source} links to {target}, for which the site has no page.")
 
 
 def relative(page, here):
@@ -197,10 +201,8 @@ def entry(n, site, page, inside=False):
         lines.append(f":param {p.name.replace('*', chr(92) + '*')}: {site.link_names(plain(p.text), page)}" + (f" (`{p.default}`)" if p.default else ""))
         if p.type:
             lines.append(f":type {p.name.replace('*', chr(92) + '*')}: {typed(p.type, n, site)}")
-    if n.returns[1]:
-        lines.append(f":returns: {site.link_names(plain(n.returns[1]), page)}")
-    if n.returns[0] and n.kind != "property":
-        lines.append(f":rtype: {typed(n.returns[0], n, site)}")
+    if any(n.returns) and n.kind != "property":
+        lines.append(":returns: " + " – ".join(t for t in (f"*{plain(n.returns[0])}*" if n.returns[0] else "", site.link_names(plain(n.returns[1]), page)) if t))
     lines.append("")
     for m in n.methods:
         lines += [entry(m, site, page, inside=True), ""]
@@ -223,7 +225,7 @@ def all_names(site, modules):
     "Every name of the face, from A to Z, with a line each"
     rows = "\n".join(f"| [`{n.name}`](#{object_of(n)}) | {site.link_names(plain(n.doc), 'reference/index')} | [{site.chapter[n.module].title}](#{n.label}) |" for n in sorted(site.face.values(), key=lambda n: (n.name.casefold(), n.name)))
     parts = "\n".join(f"| [`{name}`]({relative(page, 'reference/index')}) | {text} |" for name, (page, text) in sorted(modules.items()))
-    return f"""# Reference
+    return f"""# API
 
 {{.lead}}
 The {len(site.face)} names that `import eugene as eu` offers, from A to Z
@@ -253,8 +255,6 @@ A name leads to its signature, its chapter to the cell that defines it. The page
 
 core
 {chr(10).join(PARTS)}
-architectures
-datasets
 ```
 """
 
