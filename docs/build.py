@@ -29,7 +29,7 @@ def contents(book, tutorials, cases):
     parts = {part: [c for c in book if c.page.startswith(f"{part}/") and not c.page.endswith("/index")] for part in PARTS}
     found = {f"{part}/index": toctree([(f"{c.number} {c.title}", c.page.rpartition("/")[2]) for c in chapters]) for part, chapters in parts.items()}
     found["index"] = "\n\n".join([toctree(["core", *(f"{part}/index" for part in PARTS), "face"], "The book"),
-                                  *([toctree([(c.title, c.page) for c in tutorials], "Tutorials")] if tutorials else []), toctree([("What was seen", "use_cases/index"), *((c.title.partition(":")[0], c.page) for c in cases)], "Use cases"),
+                                  *([toctree([(c.title, c.page) for c in tutorials], "Tutorials")] if tutorials else []), toctree([("Overview", "use_cases/index"), *((c.title.partition(":")[0], c.page) for c in cases)], "Use cases"),
                                   toctree(["reference/index", "reference/architectures", "reference/datasets"], "Reference"), toctree(["benchmarks", "contributing", "changelog"], "Project")])
     return found
 

@@ -25,7 +25,6 @@ myst_links_external_new_tab = False
 suppress_warnings = ["mystnb.unknown_mime_type"]
 smartquotes = False
 add_module_names = False
-python_maximum_signature_line_length = 88
 toc_object_entries_show_parents = "hide"
 exclude_patterns = []
 

@@ -195,10 +195,10 @@ def entry(n, site, page, inside=False):
     lines = [f"{'```' if inside else '````'}{{py:{kind}}} {n.name}{'' if n.kind in ('data', 'property') else f'({given})'}"]
     lines += [":module: " + object_of(n).rpartition(".")[0]] if not inside else []
     said = site.link_names(plain(n.doc), page)
-    where = "" if inside else f"{{.where}}\n`{n.spoken}` · " + (f"`eugene.{n.module}` · " if n.public else f"`from eugene.{n.module} import {n.name}` · ") + f"[{site.chapter[n.module].title}](#{n.label})"
+    where = "" if inside else "{.where}\n" + (f"`{n.spoken}` · `eugene.{n.module}` · " if n.public else f"`from eugene.{n.module} import {n.name}` · ") + f"[{site.chapter[n.module].title}](#{n.label})"
     lines += ["", *([said, ""] if said else []), *([where, ""] if where else [])]
     for p in n.params:
-        lines.append(f":param {p.name.replace('*', chr(92) + '*')}: {site.link_names(plain(p.text), page)}" + (f" (`{p.default}`)" if p.default else ""))
+        lines.append(f":param {p.name.replace('*', chr(92) + '*')}: {site.link_names(plain(p.text), page)}" + (f" (default `{p.default}`)" if p.default else ""))
         if p.type:
             lines.append(f":type {p.name.replace('*', chr(92) + '*')}: {typed(p.type, n, site)}")
     if any(n.returns) and n.kind != "property":
