@@ -26,7 +26,7 @@ override EUGENE_DATA := $(abspath $(EUGENE_DATA))
 export EUGENE_DATA
 endif
 
-.PHONY: help demo test fuzz use-case readme export check-export notebooks execute build clean
+.PHONY: help demo test fuzz use-case readme docs export check-export notebooks execute build clean
 
 help: ## this list
 	@echo "eugene: from raw regulatory-genomics data to an explained model"
@@ -61,6 +61,10 @@ readme: $(STAMP) ## README.md from nbs/index.ipynb
 	  --RegexRemovePreprocessor.enabled=True --RegexRemovePreprocessor.patterns='^#\|\s*(hide|export|default_exp)' \
 	  | awk '/^```/ {inside = !inside; if (inside && $$0 == "```") $$0 = "```python"} {print}' | cat -s > $(README).new
 	@mv $(README).new $(README)
+
+docs: $(STAMP) ## the book as a site, _docs/index.html, from the notebooks as they are stored (under 2 minutes)
+	@$(BIN)/python -c 'import furo, myst_nb' 2>/dev/null || $(BIN)/python -m pip install --quiet -e '.[docs]'
+	@$(BIN)/python docs/build.py
 
 export: $(STAMP) ## eugene/ from the notebooks
 	@$(BIN)/nbdev_export && $(BIN)/nbdev_clean

@@ -52,7 +52,8 @@ def make_pages(eu):
     made["reference/index.md"] = pages.all_names(site, {n: (page, f"`{full}`") for n, (page, full) in modules.items()})
     for part in ("core", *PARTS):
         made[f"reference/{part}.md"] = pages.part_reference(part, [c for c in book if c.module.split(".")[0] == part], site)
-    made["reference/architectures.md"], made["reference/datasets.md"] = pages.architectures(site, eu), pages.datasets(site, eu.datasets)
+    cards = {"architectures": pages.architectures(site, eu), "datasets": pages.datasets(site, eu.datasets)}
+    made |= {f"reference/{name}.md": text for name, text in cards.items()}
     return made
 
 
