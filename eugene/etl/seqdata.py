@@ -22,7 +22,7 @@ from zarr.storage import LocalStore
 
 from .. import __version__
 from ..core import as_path, atomic_path, choose, progress_bar
-from .sequences import DNA, Alphabet, from_bytes, get_alphabet, pad_seqs, to_bytes
+from .sequences import DNA, Alphabet, from_bytes, get_alphabet, pad_bytes, to_bytes
 
 # %% ../../nbs/01_etl/07_seqdata.ipynb #splits
 SPLITS = ("train", "val", "test") # The sides a sequence can be on
@@ -211,7 +211,7 @@ def _letters(
     _check_letters(seqs)
     _check_lengths(seqs, length, pad.get("truncate"))
     if length is None or not seqs: return to_bytes(seqs), None
-    out = to_bytes(pad_seqs(seqs, None if length == "pad" else length, value=value, **pad))
+    out = pad_bytes(seqs, None if length == "pad" else length, value=value, **pad)
     return out, np.array([min(len(s), out.shape[1]) for s in seqs], np.int32)
 
 # %% ../../nbs/01_etl/07_seqdata.ipynb #make-dataset
