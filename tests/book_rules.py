@@ -139,9 +139,14 @@ def readable(path):
 
 # ---------------------------------------------------------------- order
 
+def is_tutorial(path):
+    "Tutorials lead through the book: they come after all of it, use its face, and export nothing"
+    return path.startswith("nbs/tutorials/")
+
+
 def place(path):
-    "A chapter's place in the book, from the numbers of its path"
-    return tuple(int(n) for n in re.findall(r"(?:^|/)(\d\d)_", path))
+    "A chapter's place in the book, from the numbers of its path; tutorials have none"
+    return () if is_tutorial(path) else tuple(int(n) for n in re.findall(r"(?:^|/)(\d\d)_", path))
 
 
 def imported_modules(tree):
@@ -169,7 +174,7 @@ def find_forward_imports(book):
     found, chapters = [], book.chapter_of()
     packages = {m.rpartition(".")[0] for m in chapters}
     for chapter in book.chapters:
-        if not place(chapter.path):
+        if not place(chapter.path) and not is_tutorial(chapter.path):
             continue  # the map of the book uses all of it
         face = uses_face(chapter)
         for cell in chapter.cells:
@@ -179,12 +184,12 @@ def find_forward_imports(book):
                 name = name.removeprefix("eugene").strip(".")
                 module = name if name in chapters else name.rpartition(".")[0]
                 if module in chapters:
-                    if place(chapters[module].path) > place(chapter.path):
+                    if not is_tutorial(chapter.path) and place(chapters[module].path) > place(chapter.path):
                         found.append(f"{chapter.at(cell, line)}: imports eugene.{module}, which is written later ({chapters[module].path})")
                 elif chapter.module == "__init__" or name == "__version__" or (name == "" and not face):
                     continue
                 elif module == "":
-                    found.append(f"{chapter.at(cell, line)}: imports the face; import from the chapter that is needed")
+                    if not is_tutorial(chapter.path): found.append(f"{chapter.at(cell, line)}: imports the face; import from the chapter that is needed")
                 elif name not in packages:
                     found.append(f"{chapter.at(cell, line)}: imports eugene.{name}, which no chapter exports")
     return found
@@ -203,16 +208,19 @@ def find_misnamed_chapters(book):
         pieces = Path(chapter.path).parts[1:]
         if pieces == ("index.ipynb",):
             continue
-        if len(pieces) > 2 or not all(re.fullmatch(r"\d\d_[a-z][a-z0-9_]*(\.ipynb)?", piece) for piece in pieces):
-            found.append(f"{chapter.path}: a chapter is nbs/NN_part/NN_name.ipynb in small letters")
+        if is_tutorial(chapter.path) and (chapter.exported or chapter.module):
+            found.append(f"{chapter.path}: a tutorial leads through the book and exports nothing")
+        numbered = pieces[1:] if is_tutorial(chapter.path) else pieces
+        if len(pieces) > 2 or not all(re.fullmatch(r"\d\d_[a-z][a-z0-9_]*(\.ipynb)?", piece) for piece in numbered):
+            found.append(f"{chapter.path}: a chapter is nbs/NN_part/NN_name.ipynb in small letters, a tutorial nbs/tutorials/NN_name.ipynb")
             continue
-        if len(pieces) == 2 and (number := int(pieces[0][:2])) and pieces[0][3:] != (PARTS[number] if number < len(PARTS) - 1 else None):
+        if len(numbered) == 2 and (number := int(pieces[0][:2])) and pieces[0][3:] != (PARTS[number] if number < len(PARTS) - 1 else None):
             found.append(f"{chapter.path}: the parts are {', '.join(f'{n:02}_{p}' for n, p in enumerate(PARTS[:-1]) if n)}")
         seen[(*pieces[:-1], pieces[-1][:2])] += 1
         if seen[(*pieces[:-1], pieces[-1][:2])] == 2:
             found.append(f"{chapter.path}: another chapter of this folder has the number {pieces[-1][:2]}")
         expected = expected_module(chapter.path)
-        if chapter.exported and chapter.module != expected:
+        if chapter.exported and not is_tutorial(chapter.path) and chapter.module != expected:
             found.append(f"{chapter.path}: its default_exp is {chapter.module}, its path says {expected}")
         if pieces[-1] == "00_part.ipynb" and (chapter.exported or chapter.module):
             found.append(f"{chapter.path}: an opening of a part is prose and exports nothing")
@@ -273,8 +281,8 @@ def find_missing_anatomy(book):
 
 
 def find_silent_chapters(book):
-    "A chapter that exports something also asserts something"
-    return [f"{c.path}: exports code and asserts nothing" for c in book.chapters if c.module != "__init__" and c.exported
+    "A chapter that exports something also asserts something, and so does a tutorial"
+    return [f"{c.path}: {'exports code' if c.exported else 'claims much'} and asserts nothing" for c in book.chapters if c.module != "__init__" and (c.exported or is_tutorial(c.path))
             and not any(ASSERTING.search(cell.source) for cell in c.cells if cell.kind == "code" and not cell.exported)]
 
 
@@ -365,9 +373,9 @@ def find_noisy_outputs(book):
 
 
 def find_unexecuted(book):
-    "An exporting chapter is stored with what it shows"
+    "An exporting chapter is stored with what it shows, and so is a tutorial"
     return [f"{c.path}: stored without any output; run `make execute NB={c.path}`" for c in book.chapters
-            if c.exported and c.module != "__init__" and not any(cell.outputs for cell in c.cells)]
+            if (c.exported or is_tutorial(c.path)) and c.module != "__init__" and not any(cell.outputs for cell in c.cells)]
 
 
 def find_invalid_notebooks(book):

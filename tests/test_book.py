@@ -114,6 +114,7 @@ CHAPTERS = {
     "nbs/02_layers/01_scale.ipynb": [
         "# Scale\n\n> One layer", "#| default_exp layers.scale", "#| export\nfrom json import JSONEncoder as Module\nfrom eugene.core import double",
         PROSE, PROSE, LAYER, "Scale(2.).forward(1.)", "assert Scale(2.).forward(1.) == 2."],
+    "nbs/tutorials/01_counting.ipynb": ["# Counting\n\n> Led by the hand", "import eugene as eu\nfrom eugene.layers.scale import Scale\nfrom eugene.etl.counts import count", PROSE, "count('ACA'), eu.core.double(2)", "assert eu.core.double(2) == 4"],
     "nbs/99_face.ipynb": ["# Face\n\n> All names in one place", "#| default_exp __init__", PROSE, "#| export\n__all__ = []", "assert True"],
 }
 
@@ -213,7 +214,7 @@ def figure(size):
     return dict(output_type="display_data", metadata={}, data={"image/png": base64.b64encode(b"x" * size).decode()})
 
 
-CORE_NB, COUNTS_NB, PAIRS_NB, LAYER_NB = "nbs/00_core.ipynb", "nbs/01_etl/01_counts.ipynb", "nbs/01_etl/02_pairs.ipynb", "nbs/02_layers/01_scale.ipynb"
+CORE_NB, COUNTS_NB, PAIRS_NB, LAYER_NB, TUTORIAL_NB = "nbs/00_core.ipynb", "nbs/01_etl/01_counts.ipynb", "nbs/01_etl/02_pairs.ipynb", "nbs/02_layers/01_scale.ipynb", "nbs/tutorials/01_counting.ipynb"
 STDERR = dict(output_type="stream", name="stderr", text="UserWarning: hm\n")
 ERROR = dict(output_type="error", ename="ValueError", evalue="no", traceback=[])
 SLASH = "/"
@@ -232,6 +233,12 @@ BROKEN = [
     ("find_misnamed_chapters", rename(PAIRS_NB, "nbs/01_etl/01_pairs.ipynb"), "has the number 01"),
     ("find_misnamed_chapters", replace(PAIRS_NB, "#| default_exp etl.pairs", "PAIR = 1"), "default_exp is None"),
     ("find_misnamed_chapters", add("nbs/01_etl/00_part.ipynb", "#| export\nX = 1"), "exports nothing"),
+    ("find_misnamed_chapters", add(TUTORIAL_NB, "#| export\nX = 1"), "a tutorial leads through the book and exports nothing"),
+    ("find_misnamed_chapters", rename(TUTORIAL_NB, "nbs/tutorials/counting.ipynb"), "a tutorial nbs/tutorials/NN_name.ipynb"),
+    ("find_misnamed_chapters", lambda root: shutil.copy(root / TUTORIAL_NB, root / "nbs/tutorials/01_again.ipynb"), "has the number 01"),
+    ("find_forward_imports", add(TUTORIAL_NB, "from eugene.etl.nothing import x"), "no chapter exports"),
+    ("find_silent_chapters", replace(TUTORIAL_NB, "assert eu.core.double(2) == 4", "eu.core.double(2)"), "claims much and asserts nothing"),
+    ("find_unexecuted", edit(TUTORIAL_NB, lambda nb: [c.update(outputs=[]) for c in nb["cells"] if "outputs" in c]), "without any output"),
     ("find_duplicate_modules", replace(PAIRS_NB, "etl.pairs", "etl.counts"), "etl.counts"),
     ("find_stale_modules", file("eugene/etl/old.py", "X = 1\n"), "eugene/etl/old.py"),
     ("find_stale_modules", lambda root: (root / "eugene/etl/pairs.py").unlink(), "is not there"),

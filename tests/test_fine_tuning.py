@@ -252,3 +252,14 @@ def test_fine_tuning_beats_training_from_nothing(tmp_path):
         tuned = fine_tune(start.module, ds, tmp_path / "tuned", new_head=True, freeze="conv", epochs=20, patience=5, seed=seed, **plan)
         gains.append(held_out(tuned, ds) - held_out(alone, ds))
     assert np.mean(gains) > .1 and min(gains) > 0, gains
+
+
+def test_a_run_put_together_by_hand_is_opened_by_its_folder(tmp_path):
+    "What the README and the first tutorial do: build_arch, SequenceModule, fit_dataset, and later the folder"
+    import eugene as eu
+    ds = eu.split_random(eu.simulate(n=80, length=40, plants=[eu.Plant("TATAAA", 1.)], seed=0).ds, seed=0)
+    arch = eu.init_weights(eu.build_arch("CNN", input_len=40, conv={"channels": [4], "kernels": 5}, dense={}), seed=0)
+    run = eu.fit_dataset(eu.SequenceModule(arch, lr=.01), ds, tmp_path / "run", epochs=1, device="cpu", progress=False)
+    again = eu.load_run(tmp_path / "run")
+    assert again.settings["lr"] == .01 and (eu.predict(again, ds) == eu.predict(run.module, ds)).all()
+    assert eu.fine_tune(tmp_path / "run", ds, tmp_path / "tuned", epochs=1, device="cpu", progress=False).manifest["config"]["fine_tuning"]["from"]

@@ -22,7 +22,7 @@ from ..models.zoo import build_arch
 from .callbacks import read_weights
 from .configs import from_config
 from .fit import FitResult, fit_dataset
-from .records import read_manifest, weights_hash
+from .records import known_config, read_manifest, weights_hash
 from .sequence_module import SequenceModule, fits_pattern
 
 # %% ../../nbs/04_training/10_fine_tuning.ipynb #matching
@@ -240,8 +240,7 @@ def fine_tune(
     for name, p in module.named_parameters(): p.requires_grad_(was[name] and (name not in frozen or name in soon))
     if not any(p.requires_grad for p in module.parameters()): raise ValueError(f"freeze={freeze!r} leaves nothing to train. Ask for a new head with new_head=True, or freeze less.")
     record = {**origin, "new_head": head, "freeze": frozen, "unfreeze": later}
-    base = getattr(module, "config", None) or {"arch": {"class": type(module.arch).__name__}, "module": module.settings}
-    module.config = {**base, "fine_tuning": record}
+    module.config = {**known_config(module), "fine_tuning": record}
     result = fit_dataset(module, ds, out, seed=seed, **{**kw, "callbacks": [FineTuning(later), *kw.get("callbacks", [])]})
     for name, p in result.module.named_parameters(): p.requires_grad_(was[name])
     return result
