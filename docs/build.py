@@ -35,7 +35,7 @@ def contents(book, tutorials, cases):
 
 
 def make_pages(eu):
-    "Path of a source file to its text"
+    "Path of a source file to its content"
     chapters = read_book(ROOT, eu._HOME)
     tutorials = [c for c in chapters if c.page.startswith("tutorials/")]
     book = [c for c in chapters if c not in tutorials]
@@ -54,7 +54,7 @@ def make_pages(eu):
         made[f"reference/{part}.md"] = pages.part_reference(part, [c for c in book if c.module.split(".")[0] == part], site)
     cards = {"architectures": pages.architectures(site, eu), "datasets": pages.datasets(site, eu.datasets)}
     made |= {f"reference/{name}.md": text for name, text in cards.items()}
-    return made
+    return made | {place: file.read_bytes() for place, file in site.files.items()}
 
 
 def page_of_module(module, site):
@@ -64,10 +64,7 @@ def page_of_module(module, site):
 
 def write_pages(made, folder):
     "Write what has changed, remove what is no longer made; sphinx reads again only what is new"
-    files = {name: text.encode() for name, text in made.items()}
-    files |= {name: (ROOT / name).read_bytes() for name in ("LICENSE", "CITATION.cff")}
-    picture = ROOT / "tests" / "benchmarks" / "results.png"
-    files |= {"results.png": picture.read_bytes()} if picture.exists() else {}
+    files = {name: text if isinstance(text, bytes) else text.encode() for name, text in made.items()}
     for old in [p for p in folder.rglob("*") if p.is_file() and p.relative_to(folder).as_posix() not in files]:
         old.unlink()
     for name, data in files.items():
