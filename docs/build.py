@@ -15,7 +15,7 @@ from book import PARTS, page_of, read_book, read_use_cases
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 TEXTS = {"use_cases/README.md": "use_cases/index", "CHANGELOG.md": "changelog", "CONTRIBUTING.md": "contributing", "tests/benchmarks/results.md": "benchmarks"}
-NO_BENCHMARKS = "# Benchmarks\n\nNo results are stored beside this book yet: `tests/benchmarks/results.md` is not there. The programs that measure lie in `tests/benchmarks/`.\n"
+NO_BENCHMARKS = "# Benchmarks\n\nNo results are stored beside this book yet: `tests/benchmarks/results.md` is not there. `make bench` measures and writes it.\n"
 
 
 def toctree(rows, caption=""):
@@ -48,6 +48,9 @@ def make_pages(eu):
     for path, page in TEXTS.items():
         if (ROOT / path).exists():
             made[f"{page}.md"] = site.link_names((ROOT / path).read_text(encoding="utf-8"), page) + "\n" + trees.get(page, "")
+    picture = "tests/benchmarks/results.png"
+    if (ROOT / picture).exists() and "tests/benchmarks/results.md" in known and "results.png" not in made["benchmarks.md"]:
+        made["benchmarks.md"] += f"\n![The same numbers as a figure]({site.way('results.png', 'benchmarks')})\n"
     modules = {name: (page_of_module(module, site), getattr(eu, name).__name__) for name, module in eu._MODULES.items()}
     made["reference/index.md"] = pages.all_names(site, {n: (page, f"`{full}`") for n, (page, full) in modules.items()})
     for part in ("core", *PARTS):
