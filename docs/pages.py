@@ -47,7 +47,7 @@ class Site:
         def one(m):
             if m["link"]:
                 target, _, anchor = m["target"].partition("#")
-                return m[0] if "://" in target or not target else f"[{m['text']}]({self.way(target, page)}{'#' + anchor if anchor else ''})"
+                return m[0] if "://" in target or not target else f"{'!' * m[0].startswith('!')}[{m['text']}]({self.way(target, page)}{'#' + anchor if anchor else ''})"
             if not m["code"]:
                 return m[0]
             found = self.find(m["words"], page)
