@@ -15,7 +15,7 @@ from book import PARTS, page_of, read_book, read_use_cases
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 TEXTS = {"use_cases/README.md": "use_cases/index", "CHANGELOG.md": "changelog", "CONTRIBUTING.md": "contributing", "tests/benchmarks/results.md": "benchmarks"}
-NO_BENCHMARKS = "# Benchmarks\n\nNo results are stored beside this book yet: `tests/benchmarks/results.md` is not there. The programs that measure lie in `tests/benchmarks/`.\n"
+NO_BENCHMARKS = "# Benchmarks\n\nNo results are stored beside this book yet: `tests/benchmarks/results.md` is not there. `make bench` measures and writes it.\n"
 
 
 def toctree(rows, caption=""):
@@ -35,7 +35,7 @@ def contents(book, tutorials, cases):
 
 
 def make_pages(eu):
-    "Path of a source file to its text"
+    "Path of a source file to its content"
     chapters = read_book(ROOT, eu._HOME)
     tutorials = [c for c in chapters if c.page.startswith("tutorials/")]
     book = [c for c in chapters if c not in tutorials]
@@ -48,12 +48,16 @@ def make_pages(eu):
     for path, page in TEXTS.items():
         if (ROOT / path).exists():
             made[f"{page}.md"] = site.link_names((ROOT / path).read_text(encoding="utf-8"), page) + "\n" + trees.get(page, "")
+    picture = "tests/benchmarks/results.png"
+    if (ROOT / picture).exists() and "tests/benchmarks/results.md" in known and "results.png" not in made["benchmarks.md"]:
+        made["benchmarks.md"] += f"\n![The same numbers as a figure]({site.way('results.png', 'benchmarks')})\n"
     modules = {name: (page_of_module(module, site), getattr(eu, name).__name__) for name, module in eu._MODULES.items()}
     made["reference/index.md"] = pages.all_names(site, {n: (page, f"`{full}`") for n, (page, full) in modules.items()})
     for part in ("core", *PARTS):
         made[f"reference/{part}.md"] = pages.part_reference(part, [c for c in book if c.module.split(".")[0] == part], site)
-    made["reference/architectures.md"], made["reference/datasets.md"] = pages.architectures(site, eu), pages.datasets(site, eu.datasets)
-    return made
+    cards = {"architectures": pages.architectures(site, eu), "datasets": pages.datasets(site, eu.datasets)}
+    made |= {f"reference/{name}.md": text for name, text in cards.items()}
+    return made | {place: file.read_bytes() for place, file in site.files.items()}
 
 
 def page_of_module(module, site):
@@ -63,10 +67,7 @@ def page_of_module(module, site):
 
 def write_pages(made, folder):
     "Write what has changed, remove what is no longer made; sphinx reads again only what is new"
-    files = {name: text.encode() for name, text in made.items()}
-    files |= {name: (ROOT / name).read_bytes() for name in ("LICENSE", "CITATION.cff")}
-    picture = ROOT / "tests" / "benchmarks" / "results.png"
-    files |= {"results.png": picture.read_bytes()} if picture.exists() else {}
+    files = {name: text if isinstance(text, bytes) else text.encode() for name, text in made.items()}
     for old in [p for p in folder.rglob("*") if p.is_file() and p.relative_to(folder).as_posix() not in files]:
         old.unlink()
     for name, data in files.items():

@@ -20,6 +20,7 @@ class Site:
 
     def __init__(self, root, chapters, pages):
         self.root, self.chapters, self.pages = root, chapters, pages # pages: path in the repository to page
+        self.files = {} # place on the site to file, those that pages link to
         self.names = [n for c in chapters for n in c.names]
         self.face = {n.name: n for n in self.names if n.public}
         self.full = {f"{n.module}.{n.name}": n for n in self.names}
@@ -46,7 +47,7 @@ class Site:
         def one(m):
             if m["link"]:
                 target, _, anchor = m["target"].partition("#")
-                return m[0] if "://" in target or not target else f"[{m['text']}]({self.way(target, page)}{'#' + anchor if anchor else ''})"
+                return m[0] if "://" in target or not target else f"{'!' * m[0].startswith('!')}[{m['text']}]({self.way(target, page)}{'#' + anchor if anchor else ''})"
             if not m["code"]:
                 return m[0]
             found = self.find(m["words"], page)
@@ -63,8 +64,9 @@ class Site:
             path = os.path.normpath(target) # the map of the book becomes README.md, and its links are written for that
         if path in self.pages:
             return relative(self.pages[path], page)
-        if path in ("LICENSE", "CITATION.cff"):
-            return os.path.relpath(path, os.path.dirname(page) or ".")
+        if (self.root / path).is_file():
+            self.files[f"files/{path}"] = self.root / path # a file that is no page comes along as it is
+            return os.path.relpath(f"files/{path}", os.path.dirname(page) or ".")
         raise DeadLink(f"{source} links to {target}, for which the site has no page.")
 
 

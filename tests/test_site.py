@@ -196,6 +196,11 @@ def test_a_parameter_is_not_taken_for_a_function(small):
     assert small[1].link_names("`letter`, `seq`", "etl/words") == "`letter`, `seq`"
 
 
+def test_a_file_that_is_no_page_comes_along(small):
+    assert small[1].link_names("![a](../../tests/conftest.py)", "layers/sum") == "![a](../files/tests/conftest.py)"
+    assert small[1].files == {"files/tests/conftest.py": ROOT / "tests" / "conftest.py"}
+
+
 def test_a_dead_link_is_named(small):
     with pytest.raises(small[0].DeadLink, match="02_layers/01_sum.ipynb links to 09_gone.ipynb"):
         small[1].link_names("[gone](09_gone.ipynb)", "layers/sum")
