@@ -53,7 +53,8 @@ CNN_train_proto.tsv - 68213 0 {JORES21}CNN/CNN_train_proto.tsv
 CNN_test_proto.tsv  - 7595  0 {JORES21}CNN/CNN_test_proto.tsv"""
 _MOTIF_FILES = f"""
 CPEs.meme                                             cba2df34dad91fc00996b2242279b008bf3fd53bbdee642b6c9b33a2f76bb53d      0     2913 {JORES21}data/misc/CPEs.meme
-TF-clusters.meme                                      1337ac7ef155c319b7570af628d1ed76e1fcc59306dac56ca272f25e4262ead0      0    36718 {JORES21}data/misc/TF-clusters.meme"""
+TF-clusters.meme                                      1337ac7ef155c319b7570af628d1ed76e1fcc59306dac56ca272f25e4262ead0      0    36718 {JORES21}data/misc/TF-clusters.meme
+Ray2013_rbp_Homo_sapiens.meme                         dc4b5e9b515b53a613cac556b2ae51e6bd0f0add08dabfd2b49642a6b248e1c7      0    49123 https://raw.githubusercontent.com/xypan1232/iDeepE/1f07c92606aed38e04a4d634cd302723faed4342/Ray2013_rbp_RNA.meme"""
 
 # %% ../../nbs/01_etl/21_datasets.ipynb #ray13-files
 _RAY13_FILES = """
