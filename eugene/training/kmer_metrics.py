@@ -249,7 +249,7 @@ def plot_kmer_performance(
     tables:Mapping[str, pd.DataFrame], # Tables of `kmer_performance` or `kmer_agreement` by the name to show
     correlation:str="pearson",         # `pearson` or `spearman`
     ax:Any|None=None,                  # Axes to draw on; None: new ones
-    quartiles:Mapping[str, Mapping[str, Sequence[float]]]|None=None, # Boxes known by their quartiles alone, as published ones: name, metric (`e`, `z`, `auc`, `intensity`), (Q1, median, Q3); hatched, after the tables
+    quartiles:Mapping[str, Mapping[str, Sequence[float]]]|None=None, # Boxes known by their quartiles alone, as published ones: name, metric (`e`, `z`, `auc`, `intensity`), (Q1, median, Q3); hatched, after the tables, in the same order of colours
     **kw:Any,                          # Arguments of `bxp`
 ) -> Any:                              # The axes
     "Box plots over targets, a group of boxes a metric; a missing metric leaves its place free. Raises `ValueError` if nothing can be drawn."
@@ -263,7 +263,7 @@ def plot_kmer_performance(
     for i, ((name, _, q), row) in enumerate(zip(known, stats)):
         at = [j for j, s in enumerate(scores) if row[s]]
         drawn = ax.bxp([row[scores[j]] for j in at], positions=[j + (i - (len(known) - 1)/2)*width for j in at], **{"widths": .85*width, "patch_artist": True, "manage_ticks": False, "showcaps": q is None, "medianprops": {"color": "k"}, "flierprops": {"ms": 2}, **kw})
-        for n, box in enumerate(drawn["boxes"]): box.set(facecolor=COLORS[i % len(COLORS)], hatch="//" if q else None, label=None if n else name)
+        for n, box in enumerate(drawn["boxes"]): box.set(facecolor=COLORS[(i - len(tables) * bool(q)) % len(COLORS)], hatch="//" if q else None, label=None if n else name)
     ax.set_xticks(range(len(scores)), [METRIC_WORDS[s] for s in scores])
     ax.set_ylabel(f"{correlation.capitalize()}, over k-mers or probes"); ax.legend(fontsize=7)
     return ax
