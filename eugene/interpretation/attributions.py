@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'check_targets', 'target_scores', 'gradients', 'Job', 'Method', 'Attribution', 'rows_per_pass', 'attribute',
-           'plot_attribution', 'plot_attribution_map', 'plot_attribution_strands']
+           'plot_attribution', 'attribution_spans', 'plot_attribution_map', 'plot_attribution_strands']
 
 # %% ../../nbs/05_interpretation/08_attributions.ipynb #imports
 import contextlib
@@ -270,6 +270,20 @@ def plot_attribution(
     for a, b in spans: ax.axvspan(a - .5, b - .5, color="#F0E442", alpha=.35, lw=0, zorder=-1)
     ax.set_xlabel("position (bp, 0-based)")
     return ax
+
+# %% ../../nbs/05_interpretation/08_attributions.ipynb #attribution-spans
+def attribution_spans(
+    values:np.ndarray, # Attributions of one sequence, `(A, L)`, or `(L,)` summed over letters
+    above:float=.01,   # Every position of a run has more than this (Klie et al. 2023)
+    width:int=4,       # Positions a run has at least (Klie et al. 2023: more than 3)
+    start:int=0,       # Position of the first column, as in `plot_attribution`
+) -> list[tuple[int, int]]: # Ranges, 0-based, half-open
+    "Runs of positions that count. Raises `ValueError` for another shape, or a width below 1."
+    values = np.asarray(values, dtype=float)
+    if values.ndim not in (1, 2) or width < 1: raise ValueError(f"`values` has shape {values.shape}, width={width}; attributions of one sequence are (A, L) or (L,), and a run has at least 1 position.")
+    high = np.concatenate([[False], (values.sum(0) if values.ndim == 2 else values) > above, [False]])
+    begin, end = np.flatnonzero(high[1:] & ~high[:-1]), np.flatnonzero(~high[1:] & high[:-1])
+    return [(int(a) + start, int(b) + start) for a, b in zip(begin, end) if b - a >= width]
 
 # %% ../../nbs/05_interpretation/08_attributions.ipynb #plot-map
 def plot_attribution_map(
