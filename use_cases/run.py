@@ -1,12 +1,15 @@
 """Run a use case and show its numbers: `python use_cases/run.py jores21 --scale smoke --out runs/demo --fresh`.
 
 The notebook `NN_<case>.ipynb` is executed by papermill; `<case>.ipynb`, `<case>.html`, `metrics.json` and the figures
-end up in `out`.
+end up in `out`. With `--executed` the page is also stored in `use_cases/executed/`, made small, to be read without running it.
 """
 import argparse
+import base64
 import contextlib
+import io
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -18,6 +21,8 @@ SCALES = {
     "sample": "real data from the folder that EUGENE_DATA names: under half an hour on two cores",
     "full": "the complete public data: hours, on a GPU",
 }
+FIGURE_BYTES, PAGE_BYTES = 60_000, 400_000  # of one stored figure, and of a stored page
+PATH = re.compile(r"(?<![\w./])/(?:home|root|work|mnt|tmp|Users|private|var)/[\w./-]*")
 
 
 def find_notebook(case, folder):
@@ -95,6 +100,59 @@ def tidy(page):
     page.write_text(json.dumps(nb, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
+def small_figure(text, limit):
+    "A PNG in base64 with few colours, and no larger than `limit` bytes"
+    from PIL import Image
+
+    image, buffer = Image.open(io.BytesIO(base64.b64decode(text))).convert("RGB"), None
+    for colours, scale in ((128, 1), (64, 1), (32, 1), (32, .8), (32, .6), (16, .5), (16, .35), (16, .25)):
+        buffer = io.BytesIO()
+        part = image if scale == 1 else image.resize((max(1, int(image.width * scale)), max(1, int(image.height * scale))), Image.Resampling.LANCZOS)
+        part.quantize(colours).save(buffer, format="PNG", optimize=True)
+        if buffer.tell() <= limit:
+            break
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def slim(nb, limit):
+    "A page for the repository: its code, tables and figures, small, without what belongs to one machine"
+    nb = json.loads(json.dumps(nb))
+    nb["metadata"] = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
+    for cell in nb["cells"]:
+        cell["metadata"] = {"tags": cell["metadata"]["tags"]} if cell["metadata"].get("tags") else {}
+        cell["source"] = "".join(cell["source"]).splitlines(True)
+        if cell["cell_type"] != "code":
+            continue
+        cell["execution_count"], kept = None, []
+        for output in cell["outputs"]:
+            if output.get("name") == "stderr":
+                continue
+            output.pop("execution_count", None)
+            if "text" in output:
+                output["text"] = PATH.sub("...", "".join(output["text"])).splitlines(True)
+            if "data" in output:
+                output["metadata"] = {} if "metadata" not in output else output["metadata"]
+                if output["output_type"] == "execute_result":
+                    output["execution_count"] = None
+                output["data"] = {kind: small_figure("".join(data), limit) if kind == "image/png" else PATH.sub("...", "".join(data)).splitlines(True)
+                                  for kind, data in output["data"].items() if kind in ("image/png", "text/plain", "text/html")}
+            kept.append(output)
+        cell["outputs"] = kept
+    return nb
+
+
+def store(page, target):
+    "Write a slim copy of an executed page, figures smaller until the whole fits"
+    nb = json.loads(Path(page).read_text(encoding="utf-8"))
+    for limit in (FIGURE_BYTES, 30_000, 20_000, 14_000, 9_000):
+        text = json.dumps(slim(nb, limit), indent=1, ensure_ascii=False) + "\n"
+        if len(text.encode()) <= PAGE_BYTES:
+            break
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(text, encoding="utf-8")
+    return target
+
+
 def write_html(page):
     "The executed notebook as one page for a browser, code and figures included"
     from nbconvert import HTMLExporter
@@ -136,6 +194,7 @@ def summary(metrics):
     names = list(dict.fromkeys(name for row in rows for name in row))
     table = [names] + [[shown(row.get(name)) for name in names] for row in rows]
     data = metrics["data"] if isinstance(metrics["data"], dict) else {"data": metrics["data"]}
+    data = {**data, **{key: metrics[key] for key in ("hardware", "epochs", "commit") if metrics.get(key) is not None}}
     facts = [*flat(data), *flat(metrics.get("truth", {})), *flat(metrics["interpretation"]), *flat(metrics.get("checks", {}))]
     head = f"{metrics['use_case']}, scale {metrics['scale']}"
     return "\n".join([head, "", *columns(table), "", *columns([[name, shown(value)] for name, value in facts])])
@@ -151,10 +210,11 @@ def value_of(text):
 
 def parse(arguments):
     parser = argparse.ArgumentParser(description="Run a use case and show its numbers.")
-    parser.add_argument("case", help="name of the use case: jores21")
+    parser.add_argument("case", help="name of the use case: jores21, deepbind_rbp, jund")
     parser.add_argument("--scale", default="smoke", choices=SCALES, help="how much data, and which")
     parser.add_argument("--out", type=Path, required=True, help="folder for the page, the figures and the numbers")
     parser.add_argument("--fresh", action="store_true", help="start from an empty folder")
+    parser.add_argument("--executed", action="store_true", help="also store the page, made small, as executed/<case>-<scale>.ipynb beside the notebook")
     parser.add_argument("-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set a parameter of the notebook")
     return parser.parse_args(arguments)
 
@@ -174,11 +234,14 @@ def main(arguments=None, folder=HERE):
             run_notebook(notebook, page, parameters)
             html = write_html(page)
             metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+            stored = store(page, notebook.parent / "executed" / f"{notebook.stem}-{args.scale}.ipynb") if args.executed else None
     except Exception as error:
         left = args.out.with_name(f"{args.out.name}-failed") if args.fresh else args.out
         name = getattr(error, "ename", type(error).__name__)
         text = getattr(error, "evalue", str(error))
         raise SystemExit(f"use_cases/{notebook.name} did not run to its end. {name}: {text}\nThe page so far: {left / (args.case + '.ipynb')}") from error
+    if stored:
+        print(f"Stored {stored.relative_to(notebook.parent.parent)}, {stored.stat().st_size // 1000} kB")
     print(f"\n{summary(metrics)}\n\n{time.time() - started:.0f} s. Open {args.out / html.name}")
 
 
