@@ -210,6 +210,17 @@ def _reads_letters(seen, batch): # Whether `seen`, the input of a layer, shows t
     "Whether the largest channel is the letter, wherever there is a letter"
     return seen.shape == batch.shape and bool((seen.argmax(1) == batch.argmax(1))[batch.any(1)].all())
 
+# %% ../../nbs/05_interpretation/01_filters.ipynb #pairs
+def _reads_pairs(seen, batch): # Whether `seen` holds each sequence of `batch` and, behind it, its reverse complement
+    "Whether a layer reads both strands, pair by pair"
+    return len(seen) == 2 * len(batch) and _reads_letters(seen[::2], batch) and _reads_letters(seen[1::2], batch.flip((1, 2)))
+
+def _one_of_pairs(table, length, layer): # Seqlets in rows of pairs -> seqlets in sequences of `length` bp
+    "Name windows in the second of a pair by their place on the first"
+    second, win = table["sequence"] % 2 == 1, filter_windows(layer)
+    start = np.where(second, length - table["start"] - win.dilation * (win.width - 1) - 1, table["start"])
+    return table.assign(sequence=table["sequence"] // 2, start=start, strand=np.where(second != (table["strand"] == "-"), "-", "+"))
+
 # %% ../../nbs/05_interpretation/01_filters.ipynb #filter-seqlets
 def filter_seqlets(
     model:nn.Module,               # Any module over one-hot sequences
@@ -229,9 +240,12 @@ def filter_seqlets(
     with evaluating(model, device) as place, _listen(module) as heard:
         for i, batch in batches(x, model, place, batch_size, progress, "filters"):
             seen, out = _hear(model, batch, heard)
-            if not _reads_letters(seen, batch): raise ValueError(f"The layer reads something of shape {tuple(seen.shape)}, not the sequences {tuple(batch.shape)}; windows of bases exist only for a convolution on the sequence.")
+            pairs = _reads_pairs(seen, batch)
+            if not pairs and not _reads_letters(seen, batch): raise ValueError(f"The layer reads something of shape {tuple(seen.shape)}, not the sequences {tuple(batch.shape)}; windows of bases exist only for a convolution on the sequence.")
             if out.ndim != 3: raise ValueError(f"The layer gives {tuple(out.shape)}; filters are those of a layer that gives (N, F, P). Name a convolution.")
-            best = [_best([*best, _seqlet_table(module, seen, out, n, above, fraction).assign(sequence=lambda t: t["sequence"] + i)], n, fraction)]
+            table = _seqlet_table(module, seen, out, n, above, fraction)
+            if pairs: table = _one_of_pairs(table, x.shape[2], module)
+            best = [_best([*best, table.assign(sequence=table["sequence"] + i)], n, fraction)]
     if not best: raise ValueError("`x` holds no sequence; at least one is needed to find seqlets.")
     return best[0]
 
