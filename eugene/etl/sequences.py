@@ -174,8 +174,9 @@ def ohe(
     alphabet:Alphabet|str=DNA,         # Alphabet or its name
     unknown:str="zero",                # Letters outside the alphabet: zero | uniform | error | skip
     dtype:Any=np.uint8,                # Type of the array; `uniform` widens it to hold fractions
+    out:np.ndarray|None=None,          # Where the answer goes, `(N, A, L)`, uint8 or float32, which then is `dtype`; None: a new array
 ) -> np.ndarray:                       # One-hot, `(N, A, L)`
-    "One-hot encode sequences. Raises `ValueError` for unequal lengths and, under `error`, for unknown letters."
+    "One-hot encode sequences. Raises `ValueError` for unequal lengths, an `out` that does not fit and, under `error`, unknown letters."
     choose(unknown, UNKNOWN, "policy for unknown letters `unknown`")
     alphabet, x = get_alphabet(alphabet), to_bytes(seqs)
     if unknown != "zero":
@@ -183,12 +184,15 @@ def ohe(
         known = (table.max(1) == 1)[x]
         if unknown == "uniform": dtype = np.result_type(dtype, np.float32)
         else: x = _known_rows(x, known, unknown)
-    out = np.empty((len(x), alphabet.size, x.shape[1]), np.float32 if np.dtype(dtype).kind == "f" else np.uint8)
+    given, shape = out is not None, (len(x), alphabet.size, x.shape[1])
+    if given and (out.shape != shape or out.dtype not in (np.uint8, np.float32) or unknown == "uniform" and out.dtype != np.float32):
+        raise ValueError(f"`out` is {out.shape} {out.dtype}; expected {shape}, uint8 or float32 (float32 with `unknown=\"uniform\"`).")
+    if not given: out = np.empty(shape, np.float32 if np.dtype(dtype).kind == "f" else np.uint8)
     _ohe_kernel(x, *_masks(alphabet), out)
     if unknown == "uniform":
         rows, cols = np.nonzero(~known)
         out[rows, :, cols] = table[x[rows, cols]]
-    return out.astype(dtype, copy=False)
+    return out if given else out.astype(dtype, copy=False)
 
 # %% ../../nbs/01_etl/01_sequences.ipynb #check-ohe
 def check_ohe(
@@ -236,15 +240,14 @@ def _partner_table(alphabet):
 
 # %% ../../nbs/01_etl/01_sequences.ipynb #rc-kernel
 @njit(nogil=True, cache=True)
-def _rc_kernel(letters, starts, table, twin, out):
-    "Write each sequence of flat `letters` backwards, every letter replaced by its partner; `twin` is that of A, or 0 to use the table alone"
-    flip, low = np.uint8(65 ^ twin), np.uint8(twin | 32)
+def _rc_kernel(letters, starts, table, dna, out):
+    "Write each sequence of flat `letters` backwards, every letter replaced by its partner; `dna`: A faces T, C faces G"
     for i in range(len(starts) - 1):
         old, new = letters[starts[i]:starts[i + 1]], out[starts[i]:starts[i + 1]]
-        n, odd = np.uint64(len(old)), np.uint8(0 if twin else 128) # unsigned indices spare the check for negative ones
+        n, odd = np.uint64(len(old)), np.uint8(0 if dna else 128) # unsigned indices spare the check for negative ones
         for j in range(n):
             c = old[n - np.uint64(1) - j]
-            bits = flip if (c == 65) | (c == 97) | (c == twin) | (c == low) else np.uint8(4) if (c == 67) | (c == 99) | (c == 71) | (c == 103) \
+            bits = np.uint8(21) if (c == 65) | (c == 97) | (c == 84) | (c == 116) else np.uint8(4) if (c == 67) | (c == 99) | (c == 71) | (c == 103) \
                 else np.uint8(0) if (c == 78) | (c == 110) else np.uint8(128)
             new[j], odd = c ^ bits, np.uint8(odd | bits)
         if odd & 128:
@@ -288,7 +291,8 @@ def reverse_complement(
     if not _is_ohe(x):
         letters, starts = _flat(x)
         table, new = _partner_table(alphabet), _answer(x, out) if array else np.empty_like(letters)
-        _rc_kernel(letters, starts, table, table[65] if set(alphabet.letters) <= set("ACGTU") else table[0], new.view(np.uint8).ravel() if array else new)
+        dna = table[list(b"ACGTNacgtn")].tobytes() == b"TGCANtgcan"
+        _rc_kernel(letters, starts, table, dna, new.view(np.uint8).ravel() if array else new)
         return new if array else _like(new, starts, x)
     batch = check_ohe(x if x.ndim == 3 else x[None], "x", len(partners))
     if hasattr(x, "detach"): return x.flip(-1)[..., partners.tolist(), :]
