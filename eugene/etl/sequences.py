@@ -76,6 +76,16 @@ def _strings(seqs):
         if not isinstance(s, str): raise TypeError(f"The sequence in row {row} is {s!r} ({type(s).__name__}), not text.")
     return items
 
+# %% ../../nbs/01_etl/01_sequences.ipynb #blocks
+def _blocks(strings, rows=256):
+    "First row and letters, uint8, of `rows` strings at a time. Raises `ValueError` naming the first letter that is not ASCII."
+    for a in range(0, len(strings), rows):
+        try: yield a, np.frombuffer(bytearray("".join(strings[a:a + rows]), "ascii"), np.uint8)
+        except UnicodeEncodeError:
+            row, s = next((row, s) for row, s in enumerate(strings[a:a + rows], a) if not s.isascii())
+            at = next(i for i, c in enumerate(s) if not c.isascii())
+            raise ValueError(f"Row {row}, position {at}: {s[at]!r} is not an ASCII letter.") from None
+
 # %% ../../nbs/01_etl/01_sequences.ipynb #flat
 def _flat(seqs):
     "All letters of a batch in one `uint8` array, and where each sequence starts, `(N + 1,)`"
@@ -86,11 +96,9 @@ def _flat(seqs):
     strings = _strings(seqs)
     starts = np.zeros(len(strings) + 1, np.int64)
     np.cumsum(np.fromiter(map(len, strings), np.int64, len(strings)), out=starts[1:])
-    text = "".join(strings)
-    try: return np.frombuffer(bytearray(text, "ascii"), np.uint8), starts
-    except UnicodeEncodeError as e:
-        row = int(np.searchsorted(starts, e.start, "right")) - 1
-        raise ValueError(f"Row {row}, position {e.start - starts[row]}: {text[e.start]!r} is not an ASCII letter.") from None
+    out = np.empty(starts[-1], np.uint8)
+    for a, letters in _blocks(strings): out[starts[a]:starts[a] + len(letters)] = letters
+    return out, starts
 
 # %% ../../nbs/01_etl/01_sequences.ipynb #like
 def _like(letters, starts, seqs):
@@ -307,9 +315,10 @@ def _pad_kernel(letters, starts, before, cut, value, out):
     for i in range(len(starts) - 1):
         old, row = letters[starts[i] + cut[i]:starts[i + 1]], out[i]
         n = min(len(old), len(row) - before[i])
-        row[:before[i]] = value
-        row[before[i]:before[i] + n] = old[:n]
-        row[before[i] + n:] = value
+        new = row[before[i]:before[i] + n]
+        for j in range(before[i]): row[j] = value
+        for j in range(n): new[j] = old[j]
+        for j in range(before[i] + n, len(row)): row[j] = value
 
 # %% ../../nbs/01_etl/01_sequences.ipynb #before
 SIDES = ("left", "right", "both")
@@ -328,15 +337,18 @@ def pad_bytes(
 ) -> np.ndarray:                       # ASCII codes, uint8, `(N, length)`
     "Pad or cut sequences to a matrix of bytes. Raises `ValueError` if one is longer and `truncate` is not given."
     if _is_ohe(seqs): raise TypeError("Padding takes text or bytes; pad before encoding with `ohe`.")
-    letters, starts = _flat(seqs)
-    lengths = np.diff(starts)
+    matrix = getattr(seqs, "ndim", 1) == 2
+    strings = seqs if matrix else _strings(seqs)
+    lengths = np.full(len(seqs), seqs.shape[1]) if matrix else np.fromiter(map(len, strings), np.int64, len(strings))
     if length is None: length = int(lengths.max(initial=0))
     if truncate is None and (lengths > length).any():
         row = int(np.argmax(lengths > length))
         raise ValueError(f"Row {row} has {lengths[row]} letters, more than `length={length}`. Pass `truncate=` left, right or both to cut it.")
     before, cut = _before(np.maximum(length - lengths, 0), side), _before(np.maximum(lengths - length, 0), truncate or "right")
     out = np.empty((len(lengths), length), np.uint8)
-    _pad_kernel(letters, starts, before, cut, np.uint8(ord(value)), out)
+    for a, letters in [(0, _flat(seqs)[0])] if matrix else _blocks(strings):
+        part = slice(a, len(out) if matrix else a + 256)
+        _pad_kernel(letters, np.r_[0, np.cumsum(lengths[part])], before[part], cut[part], np.uint8(ord(value)), out[part])
     return out
 
 # %% ../../nbs/01_etl/01_sequences.ipynb #pad-seqs
