@@ -173,6 +173,7 @@ def _read_trees(path, stamp):
     "The index of a BigWig file as it was at `stamp`. Raises `ValueError` if chromosomes, or the places of their values, cannot be there as it says."
     data = np.memmap(path, np.uint8, "r")
     try:
+        if len(data) != stamp[0]: raise ValueError("it changes while it is read")
         _, version, zooms, chroms, _, index = struct.unpack("<IHHQQQ", data[:32].tobytes())
         if 64 + 24 * zooms > min(chroms, index): raise ValueError(f"it has {zooms} levels of zoom")
         magic, _, key, value, count, _ = struct.unpack("<IIIIQQ", data[chroms:chroms + 32].tobytes())
