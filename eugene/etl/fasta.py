@@ -25,7 +25,7 @@ import xarray as xr
 from numba import njit
 
 from ..core import as_path, as_paths, atomic_path, choose, log, need, sha256
-from .sequences import DNA, Alphabet, _masks, _partner_table, get_alphabet
+from .sequences import DNA, Alphabet, _masks, _ohe_kernel, _partner_table, get_alphabet
 from .regions import match_contigs
 from .seqdata import Layout, Windows, _check_lengths, check_dataset, make_dataset, unpad
 from .tables import _keep_rows, _known
@@ -507,6 +507,13 @@ class GenomeFASTA:
         "The letters of the windows, each 5' to 3' on its strand"
         return _read_windows(self._data, self._index, windows, self.path.name, _partner_table(self.alphabet))
 
+    def encode(self,
+        windows:Windows,    # What to read
+        dtype:Any=np.uint8, # uint8 or float32
+    ) -> np.ndarray:        # One-hot, `(N, A, width)`; letters outside the alphabet are all-zero columns
+        "The windows as one-hot arrays, each 5' to 3' on its strand"
+        return _encode_windows(self._data, self._index, windows, self.path.name, self.alphabet, dtype)
+
     def sequence(self,
         chrom:str,       # Contig
         start:int,       # First position, 0-based
@@ -521,6 +528,19 @@ class GenomeFASTA:
         return self.read(one)[0].tobytes().decode("latin-1")
 
 # %% ../../nbs/01_etl/09_fasta.ipynb #read-windows
+def _asked(
+    index:_Index,       # Index of a FASTA file
+    windows:Windows,    # What to read
+    where:str,          # Name of the file
+) -> tuple[np.ndarray, ...]: # Contig, start, end and whether on the minus strand, `(N,)` each
+    "Windows as the kernel takes them. Raises `ValueError` naming a window that does not fit its row, or a contig that is not there."
+    start, end = (np.ascontiguousarray(v, np.int64) for v in (windows.start, windows.end))
+    minus, contig = np.ascontiguousarray(windows.minus, bool), _codes(windows.chrom, index.names, where)
+    if not len(start) == len(end) == len(minus) == len(contig): raise ValueError(f"The windows have {len(contig)} chromosomes, {len(start)} starts, {len(end)} ends and {len(minus)} strands.")
+    bad = np.flatnonzero((end < start) | (end - start > windows.width))
+    if len(bad): raise ValueError(f"Window {bad[0] + 1} goes from {start[bad[0]]} to {end[bad[0]]}; expected between 0 and {windows.width} bp, the width of a row.")
+    return contig, start, end, minus
+
 def _read_windows(
     data:np.ndarray,    # FASTA file, bytes
     index:_Index,       # Its index
@@ -528,12 +548,29 @@ def _read_windows(
     where:str,          # Name of the file
     partner:np.ndarray, # The byte that faces each byte, `(256,)`
 ) -> np.ndarray:        # uint8 `(N, width)`
-    "The letters of windows. Raises `ValueError` naming a window that does not fit its row, or a contig that is not there."
-    start, end = (np.ascontiguousarray(v, np.int64) for v in (windows.start, windows.end))
-    minus, contig = np.ascontiguousarray(windows.minus, bool), _codes(windows.chrom, index.names, where)
-    if not len(start) == len(end) == len(minus) == len(contig): raise ValueError(f"The windows have {len(contig)} chromosomes, {len(start)} starts, {len(end)} ends and {len(minus)} strands.")
-    bad = np.flatnonzero((end < start) | (end - start > windows.width))
-    if len(bad): raise ValueError(f"Window {bad[0] + 1} goes from {start[bad[0]]} to {end[bad[0]]}; expected between 0 and {windows.width} bp, the width of a row.")
-    out = np.empty((len(start), windows.width), np.uint8)
-    _window_kernel(data, contig, start, end, minus, index.size, index.offset, index.bases, index.stride, partner, out)
+    "The letters of windows"
+    asked = _asked(index, windows, where)
+    out = np.empty((len(asked[0]), windows.width), np.uint8)
+    _window_kernel(data, *asked, index.size, index.offset, index.bases, index.stride, partner, out)
+    return out
+
+# %% ../../nbs/01_etl/09_fasta.ipynb #encode-windows
+def _encode_windows(
+    data:np.ndarray,    # FASTA file, bytes
+    index:_Index,       # Its index
+    windows:Windows,    # What to read
+    where:str,          # Name of the file
+    alphabet:Alphabet,  # What the genome is written in
+    dtype:Any,          # uint8 or float32
+    rows:int=256,       # Windows at a time
+) -> np.ndarray:        # One-hot, `(N, A, width)`
+    "Windows read and encoded, some at a time"
+    asked, partner = _asked(index, windows, where), _partner_table(alphabet)
+    if np.dtype(dtype) not in (np.uint8, np.float32): raise ValueError(f"`dtype` is {np.dtype(dtype)}; expected uint8 or float32.")
+    out = np.empty((len(asked[0]), alphabet.size, windows.width), dtype)
+    letters = np.empty((min(rows, len(out)), windows.width), np.uint8)
+    for a in range(0, len(out), rows):
+        few = letters[:len(out) - a]
+        _window_kernel(data, *(v[a:a + rows] for v in asked), index.size, index.offset, index.bases, index.stride, partner, few)
+        _ohe_kernel(few, *_masks(alphabet), out[a:a + rows])
     return out

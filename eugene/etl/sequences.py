@@ -76,6 +76,16 @@ def _strings(seqs):
         if not isinstance(s, str): raise TypeError(f"The sequence in row {row} is {s!r} ({type(s).__name__}), not text.")
     return items
 
+# %% ../../nbs/01_etl/01_sequences.ipynb #blocks
+def _blocks(strings, rows=256):
+    "First row and letters, uint8, of `rows` strings at a time. Raises `ValueError` naming the first letter that is not ASCII."
+    for a in range(0, len(strings), rows):
+        try: yield a, np.frombuffer(bytearray("".join(strings[a:a + rows]), "ascii"), np.uint8)
+        except UnicodeEncodeError:
+            row, s = next((row, s) for row, s in enumerate(strings[a:a + rows], a) if not s.isascii())
+            at = next(i for i, c in enumerate(s) if not c.isascii())
+            raise ValueError(f"Row {row}, position {at}: {s[at]!r} is not an ASCII letter.") from None
+
 # %% ../../nbs/01_etl/01_sequences.ipynb #flat
 def _flat(seqs):
     "All letters of a batch in one `uint8` array, and where each sequence starts, `(N + 1,)`"
@@ -86,11 +96,9 @@ def _flat(seqs):
     strings = _strings(seqs)
     starts = np.zeros(len(strings) + 1, np.int64)
     np.cumsum(np.fromiter(map(len, strings), np.int64, len(strings)), out=starts[1:])
-    text = "".join(strings)
-    try: return np.frombuffer(bytearray(text, "ascii"), np.uint8), starts
-    except UnicodeEncodeError as e:
-        row = int(np.searchsorted(starts, e.start, "right")) - 1
-        raise ValueError(f"Row {row}, position {e.start - starts[row]}: {text[e.start]!r} is not an ASCII letter.") from None
+    out = np.empty(starts[-1], np.uint8)
+    for a, letters in _blocks(strings): out[starts[a]:starts[a] + len(letters)] = letters
+    return out, starts
 
 # %% ../../nbs/01_etl/01_sequences.ipynb #like
 def _like(letters, starts, seqs):
@@ -174,8 +182,9 @@ def ohe(
     alphabet:Alphabet|str=DNA,         # Alphabet or its name
     unknown:str="zero",                # Letters outside the alphabet: zero | uniform | error | skip
     dtype:Any=np.uint8,                # Type of the array; `uniform` widens it to hold fractions
+    out:np.ndarray|None=None,          # Where the answer goes, `(N, A, L)`, uint8 or float32, which then is `dtype`; None: a new array
 ) -> np.ndarray:                       # One-hot, `(N, A, L)`
-    "One-hot encode sequences. Raises `ValueError` for unequal lengths and, under `error`, for unknown letters."
+    "One-hot encode sequences. Raises `ValueError` for unequal lengths, an `out` that does not fit and, under `error`, unknown letters."
     choose(unknown, UNKNOWN, "policy for unknown letters `unknown`")
     alphabet, x = get_alphabet(alphabet), to_bytes(seqs)
     if unknown != "zero":
@@ -183,12 +192,15 @@ def ohe(
         known = (table.max(1) == 1)[x]
         if unknown == "uniform": dtype = np.result_type(dtype, np.float32)
         else: x = _known_rows(x, known, unknown)
-    out = np.empty((len(x), alphabet.size, x.shape[1]), np.float32 if np.dtype(dtype).kind == "f" else np.uint8)
+    given, shape = out is not None, (len(x), alphabet.size, x.shape[1])
+    if given and (out.shape != shape or out.dtype not in (np.uint8, np.float32) or unknown == "uniform" and out.dtype != np.float32):
+        raise ValueError(f"`out` is {out.shape} {out.dtype}; expected {shape}, uint8 or float32 (float32 with `unknown=\"uniform\"`).")
+    if not given: out = np.empty(shape, np.float32 if np.dtype(dtype).kind == "f" else np.uint8)
     _ohe_kernel(x, *_masks(alphabet), out)
     if unknown == "uniform":
         rows, cols = np.nonzero(~known)
         out[rows, :, cols] = table[x[rows, cols]]
-    return out.astype(dtype, copy=False)
+    return out if given else out.astype(dtype, copy=False)
 
 # %% ../../nbs/01_etl/01_sequences.ipynb #check-ohe
 def check_ohe(
@@ -236,15 +248,14 @@ def _partner_table(alphabet):
 
 # %% ../../nbs/01_etl/01_sequences.ipynb #rc-kernel
 @njit(nogil=True, cache=True)
-def _rc_kernel(letters, starts, table, twin, out):
-    "Write each sequence of flat `letters` backwards, every letter replaced by its partner; `twin` is that of A, or 0 to use the table alone"
-    flip, low = np.uint8(65 ^ twin), np.uint8(twin | 32)
+def _rc_kernel(letters, starts, table, dna, out):
+    "Write each sequence of flat `letters` backwards, every letter replaced by its partner; `dna`: A faces T, C faces G"
     for i in range(len(starts) - 1):
         old, new = letters[starts[i]:starts[i + 1]], out[starts[i]:starts[i + 1]]
-        n, odd = np.uint64(len(old)), np.uint8(0 if twin else 128) # unsigned indices spare the check for negative ones
+        n, odd = np.uint64(len(old)), np.uint8(0 if dna else 128) # unsigned indices spare the check for negative ones
         for j in range(n):
             c = old[n - np.uint64(1) - j]
-            bits = flip if (c == 65) | (c == 97) | (c == twin) | (c == low) else np.uint8(4) if (c == 67) | (c == 99) | (c == 71) | (c == 103) \
+            bits = np.uint8(21) if (c == 65) | (c == 97) | (c == 84) | (c == 116) else np.uint8(4) if (c == 67) | (c == 99) | (c == 71) | (c == 103) \
                 else np.uint8(0) if (c == 78) | (c == 110) else np.uint8(128)
             new[j], odd = c ^ bits, np.uint8(odd | bits)
         if odd & 128:
@@ -288,7 +299,8 @@ def reverse_complement(
     if not _is_ohe(x):
         letters, starts = _flat(x)
         table, new = _partner_table(alphabet), _answer(x, out) if array else np.empty_like(letters)
-        _rc_kernel(letters, starts, table, table[65] if set(alphabet.letters) <= set("ACGTU") else table[0], new.view(np.uint8).ravel() if array else new)
+        dna = table[list(b"ACGTNacgtn")].tobytes() == b"TGCANtgcan"
+        _rc_kernel(letters, starts, table, dna, new.view(np.uint8).ravel() if array else new)
         return new if array else _like(new, starts, x)
     batch = check_ohe(x if x.ndim == 3 else x[None], "x", len(partners))
     if hasattr(x, "detach"): return x.flip(-1)[..., partners.tolist(), :]
@@ -303,9 +315,10 @@ def _pad_kernel(letters, starts, before, cut, value, out):
     for i in range(len(starts) - 1):
         old, row = letters[starts[i] + cut[i]:starts[i + 1]], out[i]
         n = min(len(old), len(row) - before[i])
-        row[:before[i]] = value
-        row[before[i]:before[i] + n] = old[:n]
-        row[before[i] + n:] = value
+        new = row[before[i]:before[i] + n]
+        for j in range(before[i]): row[j] = value
+        for j in range(n): new[j] = old[j]
+        for j in range(before[i] + n, len(row)): row[j] = value
 
 # %% ../../nbs/01_etl/01_sequences.ipynb #before
 SIDES = ("left", "right", "both")
@@ -324,15 +337,18 @@ def pad_bytes(
 ) -> np.ndarray:                       # ASCII codes, uint8, `(N, length)`
     "Pad or cut sequences to a matrix of bytes. Raises `ValueError` if one is longer and `truncate` is not given."
     if _is_ohe(seqs): raise TypeError("Padding takes text or bytes; pad before encoding with `ohe`.")
-    letters, starts = _flat(seqs)
-    lengths = np.diff(starts)
+    matrix = getattr(seqs, "ndim", 1) == 2
+    strings = seqs if matrix else _strings(seqs)
+    lengths = np.full(len(seqs), seqs.shape[1]) if matrix else np.fromiter(map(len, strings), np.int64, len(strings))
     if length is None: length = int(lengths.max(initial=0))
     if truncate is None and (lengths > length).any():
         row = int(np.argmax(lengths > length))
         raise ValueError(f"Row {row} has {lengths[row]} letters, more than `length={length}`. Pass `truncate=` left, right or both to cut it.")
     before, cut = _before(np.maximum(length - lengths, 0), side), _before(np.maximum(lengths - length, 0), truncate or "right")
     out = np.empty((len(lengths), length), np.uint8)
-    _pad_kernel(letters, starts, before, cut, np.uint8(ord(value)), out)
+    for a, letters in [(0, _flat(seqs)[0])] if matrix else _blocks(strings):
+        part = slice(a, len(out) if matrix else a + 256)
+        _pad_kernel(letters, np.r_[0, np.cumsum(lengths[part])], before[part], cut[part], np.uint8(ord(value)), out[part])
     return out
 
 # %% ../../nbs/01_etl/01_sequences.ipynb #pad-seqs

@@ -72,14 +72,21 @@ def _exit_kernel(nodes, first, exits):
 
 # %% ../../nbs/01_etl/02_shuffling.ipynb #order-kernel
 @njit(nogil=True, cache=True)
-def _order_kernel(first, exits, gen):
-    "Put the exits of each node in random order"
+def _order_kernel(first, exits, draws):
+    "Put the exits of each node in random order; `draws` holds a number below 1 for each exchange"
+    at = 0
     for i in range(exits.shape[0]):
+        row = exits[i]
         for u in range(first.shape[1] - 1):
             a = first[i, u]
             for t in range(first[i, u + 1] - 1, a, -1):
-                r = a + int(gen.random() * (t - a + 1))
-                exits[i, t], exits[i, r] = exits[i, r], exits[i, t]
+                r = a + np.uint32(draws[at] * (t - a + 1))
+                row[t], row[r] = row[r], row[t]
+                at += 1
+
+def _draws(first, gen):
+    "As many numbers as `_order_kernel` needs; drawn at once, they cost half of what they do one by one"
+    return gen.random(int((np.maximum(first[:, 1:], first[:, :-1] + 1) - first[:, :-1] - 1).sum()))
 
 # %% ../../nbs/01_etl/02_shuffling.ipynb #walk-kernel
 @njit(nogil=True, cache=True)
@@ -143,7 +150,7 @@ def _shuffle_block(codes, size, k, carry, gen):
     first = np.empty((len(codes), int(nodes.max()) + 2), np.uint32)
     out = np.empty_like(carry)
     _exit_kernel(nodes, first, exits)
-    _order_kernel(first, exits, gen)
+    _order_kernel(first, exits, _draws(first, gen))
     _last_kernel(nodes, first, exits, gen)
     _walk_kernel(nodes, first, exits, carry, out)
     return out
@@ -157,15 +164,25 @@ def _shuffle_rows(codes, size, k, carry, gen, rows=1024):
     return np.concatenate([_shuffle_block(codes[b], size, k, carry[b], gen) for b in blocks])
 
 # %% ../../nbs/01_etl/02_shuffling.ipynb #shuffle-text
+@njit(nogil=True, cache=True)
+def _mark(letters, fold, present):
+    "Note which letters occur"
+    for c in letters: present[fold[c]] = True
+
 def _shuffle_text(seqs, k, gen):
     "Shuffle text or bytes of any lengths"
     letters, starts = _flat(seqs)
     fold = np.arange(256)
     fold[97:123] -= 32
-    present = np.bincount(fold, np.bincount(letters, minlength=256)) > 0
+    present = np.zeros(256, np.bool_)
+    _mark(letters, fold, present)
     table = (np.cumsum(present) - 1).clip(0).astype(np.uint8)[fold]
-    codes, out = np.frombuffer(letters.tobytes().translate(table.tobytes()), np.uint8), letters.copy()
-    for length in np.unique(np.diff(starts)):
+    codes, lengths = np.frombuffer(letters.tobytes().translate(table.tobytes()), np.uint8), np.unique(np.diff(starts))
+    if len(lengths) == 1 and lengths[0]: # nothing to sort by length
+        shape = len(starts) - 1, int(lengths[0])
+        return _like(_shuffle_rows(codes.reshape(shape), int(present.sum()), k, letters.reshape(shape), gen).ravel(), starts, seqs)
+    out = letters.copy()
+    for length in lengths:
         if not length: continue
         rows = starts[:-1][np.diff(starts) == length]
         here, there = (np.lib.stride_tricks.sliding_window_view(a, length)[rows] for a in (codes, letters))

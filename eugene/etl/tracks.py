@@ -10,6 +10,7 @@ import contextlib, os, struct, zlib
 from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -159,10 +160,20 @@ def _leaves(data, root, sizes):
         else: todo += np.ascontiguousarray(items[:, -8:]).view("<u8").ravel().tolist()
 
 # %% ../../nbs/01_etl/10_tracks.ipynb #check-trees
-def _check_trees(path):
-    "Raise `ValueError` if the chromosomes of a BigWig file, or the places of their values, cannot be there as it says"
+class _Trees(NamedTuple):
+    "Where the values of a BigWig file are"
+    number: dict[str, int] # Chromosome to its number
+    unpacked: int          # Most bytes a block takes when unpacked; 0: they are not packed
+    first: np.ndarray      # Chromosome and first position of each block, in order, `(B,)`, in one number
+    last: np.ndarray       # The same of the position after its last
+    place: np.ndarray      # First byte and bytes of each block, `(B, 2)`
+
+@lru_cache(16)
+def _read_trees(path, stamp):
+    "The index of a BigWig file as it was at `stamp`. Raises `ValueError` if chromosomes, or the places of their values, cannot be there as it says."
     data = np.memmap(path, np.uint8, "r")
     try:
+        if len(data) != stamp[0]: raise ValueError("it changes while it is read")
         _, version, zooms, chroms, _, index = struct.unpack("<IHHQQQ", data[:32].tobytes())
         if 64 + 24 * zooms > min(chroms, index): raise ValueError(f"it has {zooms} levels of zoom")
         magic, _, key, value, count, _ = struct.unpack("<IIIIQQ", data[chroms:chroms + 32].tobytes())
@@ -170,12 +181,21 @@ def _check_trees(path):
         listed = np.concatenate([np.empty((0, key + 8), np.uint8), *_leaves(data, chroms + 32, (key + 8, key + 8))])
         number, size = np.ascontiguousarray(listed[:, key:]).view("<u4").T
         if len(number) != count or (np.sort(number) != np.arange(count)).any() or not size.all(): raise ValueError(f"it has {count} chromosomes, and lists others")
-        for name in listed[:, :key]: name.tobytes().rstrip(b"\0").decode()
+        names = [name.tobytes().rstrip(b"\0").decode() for name in listed[:, :key]]
+        numbers = dict(zip(names, number.tolist()))
         if data[index:index + 4].tobytes() != bytes.fromhex("e0ac6824"): raise ValueError("it has no index")
-        for items in _leaves(data, index + 48, (24, 32)):
-            number, place = np.ascontiguousarray(items[:, :16]).view("<u4")[:, ::2], np.ascontiguousarray(items[:, 16:]).view("<u8")
-            if (number >= count).any() or (place > len(data)).any() or (place.sum(1) > len(data)).any(): raise ValueError("its index speaks of places that are not there")
+        items = np.concatenate([np.empty((0, 32), np.uint8), *_leaves(data, index + 48, (24, 32))])
+        at, place = np.ascontiguousarray(items[:, :16]).view("<u4").astype(np.int64), np.ascontiguousarray(items[:, 16:]).view("<u8")
+        if (at[:, ::2] >= count).any() or (place > len(data)).any() or (place.sum(1) > len(data)).any(): raise ValueError("its index speaks of places that are not there")
+        first, last = (at[:, 0] << 32) + at[:, 1], (at[:, 2] << 32) + at[:, 3]
+        order = np.argsort(first, kind="stable")
+        return _Trees(numbers, struct.unpack("<I", data[52:56].tobytes())[0], first[order], np.maximum.accumulate(last[order]), place[order])
     except (ValueError, struct.error) as e: raise ValueError(f"{path.name} is damaged: {e}. Get it, or make it, again.") from None
+
+def _trees(path):
+    "The index of a BigWig file as it is now"
+    now = path.stat()
+    return _read_trees(path, (now.st_size, now.st_mtime_ns))
 
 # %% ../../nbs/01_etl/10_tracks.ipynb #open-bigwig
 def _open_bigwig(path):
@@ -185,12 +205,36 @@ def _open_bigwig(path):
     try: return pyBigWig.open(str(path))
     except (RuntimeError, MemoryError): raise ValueError(f"{path.name} cannot be read as a BigWig: its header is damaged. Get it, or make it, again.") from None
 
+# %% ../../nbs/01_etl/10_tracks.ipynb #unpack
+@njit(nogil=True, cache=True)
+def _unpack(words, values, first, out):
+    "Write a block into the stretch `out` that begins at `first`; `words` and `values` are its bytes as numbers. Whether the block is whole."
+    if len(words) < 6: return False
+    start, step, span, kind, count = np.int64(words[1]), np.int64(words[3]), np.int64(words[4]), words[5] & 255, np.int64(words[5] >> 16)
+    if kind < 1 or kind > 3: return False
+    size = 4 - np.int64(kind) # 1: start, end, value; 2: start, value; 3: value
+    if 6 + size * count > len(words): return False
+    for i in range(count):
+        at = 6 + size * i
+        a = np.int64(words[at]) if kind < 3 else start + i * step
+        b = np.int64(words[at + 1]) if kind == 1 else a + span
+        for p in range(max(a - first, 0), min(b - first, len(out))): out[p] = values[at + size - 1]
+    return True
+
 # %% ../../nbs/01_etl/10_tracks.ipynb #signal
-def _signal(f, span, path):
+def _signal(data, trees, span, path):
     "The signal of a stretch, float32, NaN where there is none, empty without the chromosome. Raises `ValueError` if the file is damaged there."
-    if span.end <= span.start or span.contig not in f.chroms(): return np.empty(0, np.float32)
-    try: return f.values(span.contig, span.start, span.end, numpy=True)
-    except RuntimeError: raise ValueError(f"{path.name} is damaged: {span.contig}:{span.start}-{span.end} cannot be read. Get it, or make it, again.") from None
+    if span.end <= span.start or span.contig not in trees.number: return np.empty(0, np.float32)
+    out, base = np.full(span.end - span.start, np.nan, np.float32), trees.number[span.contig] << 32
+    some = slice(np.searchsorted(trees.last, base + span.start, "right"), np.searchsorted(trees.first, base + span.end))
+    for at, size in trees.place[some].tolist():
+        raw = data[at:at + size].tobytes()
+        try: raw = zlib.decompressobj().decompress(raw, trees.unpacked) if trees.unpacked else raw
+        except zlib.error: raw = b""
+        words = np.frombuffer(raw, np.uint32, len(raw) // 4)
+        if not (len(words) and words[0] == base >> 32 and _unpack(words, words.view(np.float32), span.start, out)):
+            raise ValueError(f"{path.name} is damaged: {span.contig}:{span.start}-{span.end} cannot be read. Get it, or make it, again.")
+    return out
 
 # %% ../../nbs/01_etl/10_tracks.ipynb #bigwig
 class BigWig(_TrackReader):
@@ -210,7 +254,7 @@ class BigWig(_TrackReader):
         sizes = []
         for path in self.files:
             _check_bigwig(path)
-            _check_trees(path)
+            _trees(path)
             with _open_bigwig(path) as f: sizes.append(f.chroms())
         self.sizes = _joint_contigs(self.files, sizes)
 
@@ -221,10 +265,11 @@ class BigWig(_TrackReader):
         out, spans, at = self._begin(windows, gap=4096)
         strict, fill = self.missing == "error", np.nan if isinstance(self.missing, str) else self.missing
         for t, path in enumerate(self.files):
-            with _open_bigwig(path) as f:
-                for span in spans:
-                    row, p = _place(_signal(f, span, path), span.start, span.rows, *at, (t, t ^ 1 if self.stranded else t), self.bin_width, STATS.index(self.stat), fill, out)
-                    if strict and row >= 0: raise ValueError(f"{path.name} has no value at {span.contig}:{p} (0-based), in row {row + 1}. Say with `missing=` what such positions are: a number, or \"nan\".")
+            _check_bigwig(path)
+            data, trees = np.memmap(path, np.uint8, "r"), _trees(path)
+            for span in spans:
+                row, p = _place(_signal(data, trees, span, path), span.start, span.rows, *at, (t, t ^ 1 if self.stranded else t), self.bin_width, STATS.index(self.stat), fill, out)
+                if strict and row >= 0: raise ValueError(f"{path.name} has no value at {span.contig}:{p} (0-based), in row {row + 1}. Say with `missing=` what such positions are: a number, or \"nan\".")
         return out
 
 # %% ../../nbs/01_etl/10_tracks.ipynb #flags

@@ -40,7 +40,7 @@ def run_script(script, name, python, args, done):
     "The lines of one script in one environment; `done` are tools that were measured elsewhere"
     env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"NUMBA_CACHE_DIR": str(Path(os.environ.get("NUMBA_CACHE_DIR", ROOT / ".cache" / "numba")) / name)}
     if name == "own": env["PYTHONPATH"] = str(ROOT)
-    command = [str(python), str(script), "--rounds", str(args.rounds), "--environment", name, *(["--quick"] if args.quick else []), *(["--skip", *done] if done else [])]
+    command = [str(python), str(script), "--rounds", str(args.rounds), "--environment", name, "--clock", args.clock, *(["--quick"] if args.quick else []), *(["--skip", *done] if done else [])]
     start = time.perf_counter()
     try: ran = subprocess.run(command, env=env, capture_output=True, text=True, timeout=args.timeout)
     except subprocess.TimeoutExpired as e: out, error = e.stdout or b"", f"stopped after {args.timeout} s"
@@ -142,7 +142,7 @@ def markdown(told):
     "The whole report"
     lines, m = told["lines"], told["machine"]
     out = ["# Speed beside others", "", f"{m['processor']}, {m['cores']} cores, {m['memory_gb']} GB, Python {m['python']}, {told['date']}, load {m['load']:.1f} at the start, "
-           f"{told['rounds']} rounds, one thread, tools in turn.{' A quick run: small sizes, one round, no figures to use.' if told['quick'] else ''}", "",
+           f"{told['rounds']} rounds, {told['clock']} time, one thread, tools in turn.{' A quick run: small sizes, one round, no figures to use.' if told['quick'] else ''}", "",
            "| | goal | asked | found | |", "|---|---|---|---|---|"]
     for g in told["goals"]:
         asked, found = (", ".join(texts) for texts in (list(map(str, g["asked"])), [figure(x) or "-" for x in g["found"]]))
@@ -185,12 +185,13 @@ def main():
     parser.add_argument("--only", nargs="+", help="names of scripts")
     parser.add_argument("--quick", action="store_true", help="small sizes, one round")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--clock", choices=("wall", "processor"), default="wall", help="processor: time of the process, where others work beside it")
     parser.add_argument("--timeout", type=int, default=900, help="seconds for one script in one environment")
     parser.add_argument("--out", type=Path, default=HERE, help="folder for results.json, results.md and results.png")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     if args.quick: args.rounds = 1
-    told = {"machine": machine(), "date": time.strftime("%Y-%m-%d"), "rounds": args.rounds, "quick": args.quick, "lines": collect(args), "goals": []}
+    told = {"machine": machine(), "date": time.strftime("%Y-%m-%d"), "rounds": args.rounds, "clock": args.clock, "quick": args.quick, "lines": collect(args), "goals": []}
     for goal in yaml.safe_load((HERE / "goals.yaml").read_text()):
         if args.only and goal["benchmark"] not in args.only: continue
         rows, verdict = judge(goal, told["lines"])  # small sizes decide nothing
