@@ -64,20 +64,24 @@ def _sum_in(row, weights, bins, which):
     return total
 
 @njit(nogil=True, cache=True)
-def _column_scores(query, columns, weights, scratch, counts, apart, medians): # Fills `apart` `(W, C)`, distances, and `medians` `(W,)`, of scores; returns the range of the differences
+def _column_scores(query, columns, weights, scratch, counts, apart, bits, medians): # Fills `apart` `(W, C)`, distances, whose `bits` are whole numbers, and `medians` `(W,)`, of scores; returns the range of the differences
     "The distance of each query column to each column of the pool, and the weighted median score, minus the distance, of each query column"
     c0, c1, c2, c3 = columns[0], columns[1], columns[2], columns[3]
-    n, last, ends = columns.shape[1], len(counts) - 1, np.empty(2)
-    low, high, half = 0., 0., weights.sum() / 2
+    n, last = columns.shape[1], len(counts) - 1
+    low, high, half = 0., 0., 0.
+    for j in range(n): half += weights[j] / 2
     for i in range(len(medians)):
         row, q0, q1, q2, q3 = apart[i], query[0, i], query[1, i], query[2, i], query[3, i]
         for j in range(n):
             d0, d1, d2, d3 = q0 - c0[j], q1 - c1[j], q2 - c2[j], q3 - c3[j]
             row[j] = np.sqrt(d0 * d0 + d1 * d1 + d2 * d2 + d3 * d3)
-        raw, found = row.view(np.int64), ends.view(np.int64)
-        found[0], found[1] = raw[0], raw[0]
-        for j in range(n): found[0], found[1] = min(found[0], raw[j]), max(found[1], raw[j])
-        most, least = -ends[0], -ends[1]
+        raw, near, far = bits[i], 0, 0
+        nearest, farthest = raw[0], raw[0]
+        for j in range(n): nearest, farthest = min(nearest, raw[j]), max(farthest, raw[j])
+        for j in range(n):
+            if raw[j] == nearest: near = j
+            if raw[j] == farthest: far = j
+        most, least = -row[near], -row[far]
         steps = last / (most - least) if most > least else 0.
         for j in range(n): scratch[j] = np.int32((-row[j] - least) * steps)
         for k in range(last + 1): counts[k] = 0
@@ -116,7 +120,7 @@ def _query_scores(query, pool, n_bins, room): # Returns bins `(C, W)` filled up 
     "Whole-number scores of one query against the pool"
     width, n = query.shape[1], pool.columns.shape[1]
     apart, medians = _array(room, "apart", (width, n)), np.empty(width)
-    low, high = _column_scores(np.ascontiguousarray(query), pool.columns, pool.weights, _array(room, "scratch", (n,), np.int32), np.empty(1000, np.int32), apart, medians)
+    low, high = _column_scores(np.ascontiguousarray(query), pool.columns, pool.weights, _array(room, "scratch", (n,), np.int32), np.empty(1000, np.int32), apart, apart.view(np.int64), medians)
     floor = np.floor(low)
     scale = np.floor(n_bins / max(high - floor, 1.))
     counts, bins = np.zeros((width, n_bins + 1), np.int32), _array(room, "bins", (n, -(-width // 16) * 16), np.uint8 if n_bins < 256 else np.int16)
@@ -144,9 +148,14 @@ def _convolve(old, a, b, column, f, l, new): # `old` is 0 outside `a..b`, `colum
 def _span_tails(pdf, offset, first, last, old, new, tails): # Fills `tails` `(W, W, S)`: chance of at least each score with query columns `i..j` aligned
     "Exact tails of the score of every span of query columns"
     width, size = pdf.shape[0], tails.shape[2]
-    for i in range(width): first[i], last[i] = np.flatnonzero(pdf[i])[0], np.flatnonzero(pdf[i])[-1]
     for i in range(width):
-        a, b = 0, 0
+        first[i], last[i] = -1, 0
+        for k in range(pdf.shape[1]):
+            if pdf[i, k] > 0:
+                if first[i] < 0: first[i] = k
+                last[i] = k
+    for i in range(width):
+        a, b = np.int64(0), np.int64(0)
         for k in range(33): old[k] = 1. if k == 16 else 0.
         for j in range(i, width):
             _convolve(old, a, b, pdf[j], first[j], last[j], new)
