@@ -6,7 +6,7 @@
 __all__ = ['as_motifs', 'Similarity', 'motif_pvalues', 'tomtom', 'plot_match']
 
 # %% ../../nbs/05_interpretation/02_tomtom.ipynb #imports
-import os, warnings
+import math, os, threading, warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -47,65 +47,103 @@ def _pool(tables, background, both):
     turned = lambda ts: [t[::-1, ::-1] for t in ts] if both else []
     targets = [*tables, *turned(tables)]
     columns = np.concatenate([*targets, *background, *turned(background)], axis=1)
-    distinct, which, weights = np.unique(columns.T, axis=0, return_inverse=True, return_counts=True)
+    order = np.lexsort(columns[::-1])
+    ordered = columns[:, order]
+    fresh = np.concatenate([[True], (ordered[:, 1:] != ordered[:, :-1]).any(0)])
+    which = np.empty(len(order), np.int32); which[order] = fresh.cumsum() - 1
     widths = np.array([t.shape[1] for t in targets])
     starts = np.concatenate([[0], widths.cumsum()])
-    return _Pool(np.ascontiguousarray(distinct.T), weights, which.ravel()[:starts[-1]], starts, *np.unique(widths, return_inverse=True))
+    return _Pool(np.ascontiguousarray(ordered[:, fresh]), np.bincount(which).astype(np.int32), which[:starts[-1]], starts, *np.unique(widths, return_inverse=True))
 
 # %% ../../nbs/05_interpretation/02_tomtom.ipynb #column-scores
-@njit(nogil=True, cache=True, fastmath={"nnan", "nsz"})
-def _column_scores(query, columns, weights, scratch, counts, near, medians): # Fills `near` `(W, C)` and `medians` `(W,)`; returns the range of the differences
-    "Minus the distance of each query column to each column of the pool, and the weighted median of each query column"
+@njit(nogil=True, cache=True, fastmath={"nnan", "nsz", "reassoc"})
+def _sum_in(row, weights, bins, which):
+    "Weighted sum of the values in one bin"
+    total = 0.
+    for j in range(len(row)): total += row[j] * weights[j] if bins[j] == which else 0.
+    return total
+
+@njit(nogil=True, cache=True)
+def _column_scores(query, columns, weights, scratch, counts, apart, bits, medians): # Fills `apart` `(W, C)`, distances, whose `bits` are whole numbers, and `medians` `(W,)`, of scores; returns the range of the differences
+    "The distance of each query column to each column of the pool, and the weighted median score, minus the distance, of each query column"
     c0, c1, c2, c3 = columns[0], columns[1], columns[2], columns[3]
     n, last = columns.shape[1], len(counts) - 1
     low, high, half = 0., 0., 0.
     for j in range(n): half += weights[j] / 2
     for i in range(len(medians)):
-        row, q0, q1, q2, q3 = near[i], query[0, i], query[1, i], query[2, i], query[3, i]
-        least, most = 0., -np.inf
+        row, q0, q1, q2, q3 = apart[i], query[0, i], query[1, i], query[2, i], query[3, i]
         for j in range(n):
             d0, d1, d2, d3 = q0 - c0[j], q1 - c1[j], q2 - c2[j], q3 - c3[j]
-            row[j] = -np.sqrt(d0 * d0 + d1 * d1 + d2 * d2 + d3 * d3)
-        for j in range(n): least, most = min(least, row[j]), max(most, row[j])
+            row[j] = np.sqrt(d0 * d0 + d1 * d1 + d2 * d2 + d3 * d3)
+        raw, near, far = bits[i], 0, 0
+        nearest, farthest = raw[0], raw[0]
+        for j in range(n): nearest, farthest = min(nearest, raw[j]), max(farthest, raw[j])
+        for j in range(n):
+            if raw[j] == nearest: near = j
+            if raw[j] == farthest: far = j
+        most, least = -row[near], -row[far]
         steps = last / (most - least) if most > least else 0.
-        for j in range(n): scratch[j] = np.int32((row[j] - least) * steps)
+        for j in range(n): scratch[j] = np.int32((-row[j] - least) * steps)
         for k in range(last + 1): counts[k] = 0
         for j in range(n): counts[np.uint32(scratch[j])] += weights[j]
         middle, below = 0, counts[0]
         while below < half:
             middle += 1
             below += counts[middle]
-        total = 0.
-        for j in range(n): total += row[j] * weights[j] if scratch[j] == middle else 0.
-        medians[i] = total / counts[middle]
+        medians[i] = -_sum_in(row, weights, scratch, middle) / counts[middle]
         low, high = min(low, least - medians[i]), max(high, most - medians[i])
     return low, high
 
 # %% ../../nbs/05_interpretation/02_tomtom.ipynb #bin-scores
 @njit(nogil=True, cache=True)
-def _bin_scores(near, medians, mass, floor, scale, scratch, bins, pdf): # Fills `bins` `(C, W)`, query columns last to first, and `pdf` `(W, n_bins + 4)`
-    "Scores as whole numbers from 0, and the distribution of each query column's score"
-    width, n = near.shape
-    for i in range(width):
-        row, shift, back = near[i], medians[i] + floor, width - 1 - i
-        for k in range(pdf.shape[1]): pdf[i, k] = 0.
-        for j in range(n): scratch[j] = np.int32(np.floor((row[j] - shift) * scale + .5))
-        for j in range(n): pdf[i, np.uint32(scratch[j])] += mass[j]
-        for j in range(n): bins[j, back] = scratch[j]
+def _bin_scores(apart, medians, weights, floor, scale, counts, bins): # Fills `counts` `(W, n_bins + 1)`, and `bins` `(C, W or more)`, query columns last to first
+    "Scores as whole numbers from 0, and how often each query column has which"
+    width, n = apart.shape
+    scratch = np.empty(1024, np.int32)
+    for start in range(0, n, 1024):
+        for i in range(width):
+            row, shift, count, back = apart[i, start:start + 1024], medians[i] + floor, counts[i], width - 1 - i
+            here, heavy = bins[start:start + 1024], weights[start:start + 1024]
+            for j in range(len(row)): scratch[j] = np.int32(np.floor((-row[j] - shift) * scale + .5))
+            for j in range(len(row)):
+                count[np.uint32(scratch[j])] += heavy[j]
+                here[j, back] = scratch[j]
 
 # %% ../../nbs/05_interpretation/02_tomtom.ipynb #query-scores
-def _query_scores(query, pool, n_bins): # Returns bins `(C, W)`, distributions `(W, n_bins + 4)`, and the offset
+def _array(room, name, shape, kind=float): # `room` is a dict; what is in the array is not defined
+    "An array in memory that is used again, since fresh memory costs as much time as what is done in it"
+    size = math.prod(shape)
+    if name not in room or room[name].size < size: room[name] = np.empty(size, kind)
+    return room[name][:size].reshape(shape)
+
+def _query_scores(query, pool, n_bins, room): # Returns bins `(C, W)` filled up with zeros to a multiple of 16, distributions `(W, n_bins + 1)`, and the offset
     "Whole-number scores of one query against the pool"
     width, n = query.shape[1], pool.columns.shape[1]
-    near, medians, scratch = np.empty((width, n)), np.empty(width), np.empty(n, np.int32)
-    bins, pdf = np.empty((n, width), np.int16), np.empty((width, n_bins + 4))
-    low, high = _column_scores(np.ascontiguousarray(query), pool.columns, pool.weights, scratch, np.empty(1000, np.int64), near, medians)
+    apart, medians = _array(room, "apart", (width, n)), np.empty(width)
+    low, high = _column_scores(np.ascontiguousarray(query), pool.columns, pool.weights, _array(room, "scratch", (n,), np.int32), np.empty(1000, np.int32), apart, apart.view(np.int64), medians)
     floor = np.floor(low)
     scale = np.floor(n_bins / max(high - floor, 1.))
-    _bin_scores(near, medians, pool.weights / pool.weights.sum(), floor, scale, scratch, bins, pdf)
-    return bins, pdf, int(-floor * scale)
+    counts, bins = np.zeros((width, n_bins + 1), np.int32), _array(room, "bins", (n, -(-width // 16) * 16), np.uint8 if n_bins < 256 else np.int16)
+    bins[:, width:] = 0
+    _bin_scores(apart, medians, pool.weights, floor, scale, counts, bins)
+    return bins, counts / pool.weights.sum(), int(-floor * scale)
 
 # %% ../../nbs/05_interpretation/02_tomtom.ipynb #span-tails
+@njit(nogil=True, cache=True, fastmath={"contract"})
+def _convolve(old, a, b, column, f, l, new): # `old` is 0 outside `a..b`, `column` outside `f..l`; score `k` is at `16 + k` of `old` and `new`
+    "The distribution of a sum of two scores"
+    for k in range(a + f, b + l + 1, 16):
+        s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = s8 = s9 = sa = sb = sc = sd = se = sf = 0.
+        for m in range(max(f, k - b), min(l, k + 15 - a) + 1):
+            w, o = column[m], old[16 + k - m:32 + k - m]
+            s0 += w * o[0]; s1 += w * o[1]; s2 += w * o[2]; s3 += w * o[3]; s4 += w * o[4]; s5 += w * o[5]; s6 += w * o[6]; s7 += w * o[7]
+            s8 += w * o[8]; s9 += w * o[9]; sa += w * o[10]; sb += w * o[11]; sc += w * o[12]; sd += w * o[13]; se += w * o[14]; sf += w * o[15]
+        n = new[16 + k:32 + k]
+        n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7] = s0, s1, s2, s3, s4, s5, s6, s7
+        n[8], n[9], n[10], n[11], n[12], n[13], n[14], n[15] = s8, s9, sa, sb, sc, sd, se, sf
+    for k in range(a + f, a + f + 16): new[k] = 0.
+    for k in range(b + l + 17, b + l + 33): new[k] = 0.
+
 @njit(nogil=True, cache=True)
 def _span_tails(pdf, offset, first, last, old, new, tails): # Fills `tails` `(W, W, S)`: chance of at least each score with query columns `i..j` aligned
     "Exact tails of the score of every span of query columns"
@@ -117,76 +155,77 @@ def _span_tails(pdf, offset, first, last, old, new, tails): # Fills `tails` `(W,
                 if first[i] < 0: first[i] = k
                 last[i] = k
     for i in range(width):
-        a, b = 0, 0
-        for k in range(len(old)): old[k] = 1. if k == 3 else 0.
+        a, b = np.int64(0), np.int64(0)
+        for k in range(33): old[k] = 1. if k == 16 else 0.
         for j in range(i, width):
-            for k in range(len(new)): new[k] = 0.
-            for m in range(first[j], last[j] + 1, 4):
-                w0, w1, w2, w3 = pdf[j, m], pdf[j, m + 1], pdf[j, m + 2], pdf[j, m + 3]
-                to, o0, o1, o2 = new[m + 3:], old[3:], old[2:], old[1:]
-                for k in range(a, b + 4): to[k] += w0 * o0[k] + w1 * o1[k] + w2 * o2[k] + w3 * old[k]
-            a, b = a + first[j], b + last[j]
-            old, new = new, old
+            _convolve(old, a, b, pdf[j], first[j], last[j], new)
+            a, b, old, new = a + first[j], b + last[j], new, old
             shift, tail, total = offset * (width - 1 - j + i), tails[i, j], 0.
-            for k in range(size - 1, -1, -1):
-                if a <= k - shift <= b: total += old[k - shift + 3]
-                tail[k] = total if k - shift > a else 1.
+            for k in range(shift + b + 1, size): tail[k] = 0.
+            for k in range(shift + b, shift + a, -1):
+                total += old[16 + k - shift]
+                tail[k] = total
+            for k in range(shift + a + 1): tail[k] = 1.
 
 # %% ../../nbs/05_interpretation/02_tomtom.ipynb #best-tails
 @njit(nogil=True, cache=True)
-def _best_tails(tails, lengths, min_overlap, out): # Fills `out` `(number of lengths, S)`
-    "Chance that the best alignment of a random target of each length reaches each score"
-    width, size = tails.shape[0], tails.shape[2]
+def _best_tails(tails, lengths, min_overlap, edge, out): # Fills `out` `(number of lengths, S)`; `edge` `(S,)` is 0
+    "Chance that the best alignment of a random target of each length, ascending, reaches each score"
+    width, size, n = tails.shape[0], tails.shape[2], min_overlap
     for r in range(len(lengths)):
         length, best = lengths[r], out[r]
         full = min(width, length)
-        for s in range(size): best[s] = 0.
-        for n in range(min(min_overlap, full), full):
+        while n < full: # overhangs; shorter targets have the same, but for the longest
             for i in (0, width - n):
                 tail = tails[i, i + n - 1]
-                for s in range(size): best[s] += tail[s] * (1 - best[s])
+                for s in range(size): edge[s] += tail[s] * (1 - edge[s])
+            n += 1
+        for s in range(size): best[s] = edge[s]
         for k in range(abs(width - length) + 1):
             i = k if length < width else 0
             tail = tails[i, i + full - 1]
             for s in range(size): best[s] += tail[s] * (1 - best[s])
 
 # %% ../../nbs/05_interpretation/02_tomtom.ipynb #null
-def _null(pdf, offset, lengths, min_overlap): # Returns `(number of lengths, S)`
+def _null(pdf, offset, lengths, min_overlap, room): # Returns `(number of lengths, S)`
     "Chance that a random target of each length scores at least 0, 1, 2, ... in its best alignment"
-    width, n_bins = pdf.shape[0], pdf.shape[1] - 4
+    width, n_bins = pdf.shape[0], pdf.shape[1] - 1
     size = n_bins * width + 1
-    tails, out = np.empty((width, width, size)), np.empty((len(lengths), size))
-    _span_tails(pdf, offset, *np.empty((2, width), np.int64), *np.empty((2, size + 8)), tails)
-    _best_tails(tails, lengths, min_overlap, out)
+    tails, out = _array(room, "tails", (width, width, size)), np.empty((len(lengths), size))
+    _span_tails(pdf, offset, *np.empty((2, width), np.int64), *np.empty((2, size + 48)), tails)
+    _best_tails(tails, lengths, min_overlap, np.zeros(size), out)
     return out
 
 # %% ../../nbs/05_interpretation/02_tomtom.ipynb #align
 @njit(nogil=True, cache=True)
-def _align(bins, offset, which, starts, row, null, min_overlap, sums, p, score, shift, overlap): # Fills the last four, one value a target
+def _align(bins, width, offset, which, starts, row, lengths, null, min_overlap, blank, sums, p, score, shift, overlap): # Fills the last four, one value a target
     "Best alignment of one query with every target"
-    width = bins.shape[1]
+    for r in range(len(lengths)): # what the columns score that face nothing
+        n = lengths[r] + width - 1
+        for k in range(n): blank[r, k] = offset * (width - min(min(k + 1, n - k), min(width, lengths[r])))
     for t in range(len(row)):
-        length = starts[t + 1] - starts[t]
-        n, full = length + width - 1, min(width, length)
-        for k in range(n): sums[k] = 0
+        first, length, start, padded = starts[t], starts[t + 1] - starts[t], blank[row[t]], bins.shape[1]
+        for k in range(length + padded): sums[k] = start[k]
         for c in range(length):
-            column, to = bins[which[starts[t] + c]], sums[c:]
-            for i in range(width): to[i] += column[i]
-        least, best, where, longest = min(min_overlap, full), -1, 0, 0
+            column, to = bins[which[first + c]], sums[c:]
+            for i in range(padded): to[i] += column[i]
+        n, full, best, longest = length + width - 1, min(width, length), 0, 0
+        least = min(min_overlap, full)
+        for k in range(least - 1, n - least + 1): best = max(best, sums[k])
         for k in range(least - 1, n - least + 1):
             facing = min(min(k + 1, n - k), full)
-            total = sums[k] + offset * (width - facing)
-            if total > best or (total == best and facing > longest): best, where, longest = total, k, facing
+            if sums[k] == best and facing > longest: where, longest = k, facing
         p[t], score[t], shift[t], overlap[t] = null[row[t], best], best, width - 1 - where, longest
 
 # %% ../../nbs/05_interpretation/02_tomtom.ipynb #one-queryx
-def _one_query(query, pool, both, min_overlap, n_bins): # Returns p, offset, overlap and whether the target was turned, `(M,)` each
+def _one_query(query, pool, both, min_overlap, n_bins, room): # Returns p, offset, overlap and whether the target was turned, `(M,)` each
     "Compare one query with all targets"
-    bins, pdf, offset = _query_scores(query, pool, n_bins)
-    null = _null(pdf, offset, pool.lengths, min_overlap)
+    bins, pdf, offset = _query_scores(query, pool, n_bins, room)
+    null = _null(pdf, offset, pool.lengths, min_overlap, room)
     n = len(pool.row)
     p, (score, shift, overlap) = np.empty(n), np.empty((3, n), np.int32)
-    _align(bins, offset, pool.which, pool.starts, pool.row, null, min_overlap, np.empty(pool.lengths.max() + query.shape[1], np.int32), p, score, shift, overlap)
+    blank = np.zeros((len(pool.lengths) + 1, pool.lengths.max() + bins.shape[1]), np.int32)
+    _align(bins, query.shape[1], offset, pool.which, pool.starts, pool.row, pool.lengths, null, min_overlap, blank[1:], blank[0], p, score, shift, overlap)
     if not both: return p, shift, overlap, np.zeros(n, bool)
     turned = score[n // 2:] > score[:n // 2]
     p, shift, overlap = (np.where(turned, v[n // 2:], v[:n // 2]) for v in (p, shift, overlap))
@@ -226,7 +265,8 @@ def motif_pvalues(
     widest = max(t.shape[1] for t in tables)
     if widest > 100: raise ValueError(f"A query has {widest} columns; the null is kept for every pair of ends, and 100 columns are the most. Cut it to its informative part.")
     pool = _pool(_tables(motifs, "motifs"), _tables(background, "background") if background else [], both)
-    one = lambda q: _one_query(q, pool, both, min_overlap, n_bins)
+    room = threading.local() # each thread has its own
+    one = lambda q: _one_query(q, pool, both, min_overlap, n_bins, vars(room))
     if num_workers < 2: p, offset, overlap, turned = map(np.stack, zip(*map(one, tables)))
     else:
         with ThreadPoolExecutor(num_workers) as threads: p, offset, overlap, turned = map(np.stack, zip(*threads.map(one, tables)))

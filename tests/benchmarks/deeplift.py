@@ -1,104 +1,95 @@
-"""Sequences a second of DeepLIFT over dinucleotide shuffles, ours and tangermeme's in turn in one run.
+"""DeepLIFT with 20 references a sequence, its letters shuffled (DeepSHAP); all tools get the same ones.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/deeplift.py --n 32 --references 20 --rounds 5
-
-Two networks with random weights: `deepstarr`, of modules only, and `strands`, two convolutions over both strands, joined by
-`torch.maximum`. Both tools get the same references. `limit` is one forward and one backward pass of each reference. One line of
-JSON a network and tool: sequences a second (median, least and most of the rounds), how far the shares miss the difference of
-scores (largest, and median relative to the median difference), and the correlation with the other tool. The last line of a
-network has the ratios of the medians. Nothing is asserted about time; a sum that is missed by more than 1e-4 ends the run.
+`limit` is one forward and one backward pass of every reference. `delta` says how far the shares miss the difference of scores
+(median, relative to the median difference), `refuses` whether an operation without a rule is an error.
 """
-import argparse
-import json
-import platform
-import statistics
-import time
-import warnings
+from functools import partial
+
+from harness import Case, Tool, main
 
 import numpy as np
-import torch
-from torch import nn
+
+REFERENCES = 20
 
 
-class Strands(nn.Module):
-    "The larger of what two convolutions and a dense head see on either strand"
-
-    def __init__(self, length=170):
-        super().__init__()
-        self.body = nn.Sequential(nn.Conv1d(4, 128, 13, padding="same"), nn.ReLU(), nn.Conv1d(128, 64, 13, padding="same"), nn.ReLU(),
-                                  nn.Flatten(), nn.Linear(64 * length, 64), nn.ReLU(), nn.Linear(64, 1))
-
-    def forward(self, x): return torch.maximum(self.body(x), self.body(x.flip((1, 2))))
-
-
-def networks():
-    "Name to model and length of its sequences"
-    from eugene.models.activity import DeepSTARR
-    torch.manual_seed(0)
-    return {"deepstarr": (DeepSTARR(output_dim=1).eval(), 249), "strands": (Strands().eval(), 170)}
+def data(name, n):
+    "Model, sequences, and shuffled sequences as references"
+    import torch
+    from networks import network, sequences
+    model, length = network(name)
+    x, gen = sequences(n, length, seed=1), np.random.default_rng(2)
+    refs = np.stack([np.stack([s[:, gen.permutation(length)] for _ in range(REFERENCES)]) for s in x])
+    return model, torch.tensor(x), torch.tensor(refs)
 
 
-def limit(model, x, refs, rows):
-    "One forward and one backward pass of every reference"
-    for part in refs.flatten(0, 1).split(rows):
-        part = part.clone().requires_grad_()
-        torch.autograd.grad(model(part).sum(), part)
+def limit(data):
+    import torch
+    model, x, refs = data
+    def run():
+        for part in refs.flatten(0, 1).split(32):
+            part = part.clone().requires_grad_()
+            torch.autograd.grad(model(part).sum(), part)
+    return run
 
 
-def tools(model, x, refs, rows, theirs):
-    "Name to function that returns shares `(N, A, L)`, or None"
+def ours(data):
     from eugene.interpretation.attributions import attribute
-    found = {"limit": lambda: limit(model, x, refs, rows),
-             "eugene": lambda: attribute(model, x.numpy(), "deepshap", references=refs.numpy(), batch_size=rows, device="cpu").values}
-    try: from tangermeme.deep_lift_shap import deep_lift_shap
-    except ImportError: return found
-    return found | {"tangermeme": lambda: deep_lift_shap(model, x, references=refs, batch_size=theirs, device="cpu", random_state=0).numpy()}
+    model, x, refs = data
+    return lambda: attribute(model, x.numpy(), "deepshap", references=refs.numpy(), device="cpu").values
 
 
-def gain(model, x, refs):
-    "Score of each sequence minus the mean score of its references"
-    with torch.no_grad(): return (model(x)[:, 0] - model(refs.flatten(0, 1))[:, 0].unflatten(0, refs.shape[:2]).mean(1)).numpy()
+def tangermeme(module, data):
+    import importlib
+    import warnings
+    model, x, refs = data
+    shap = importlib.import_module(module).deep_lift_shap
+    def run():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of operations without a rule, where the values are returned all the same
+            return shap(model, x, references=refs, device="cpu", random_state=0).numpy()
+    return run
 
 
-def run(name, model, x, refs, args):
-    "Print the lines of one network"
-    ways, seconds, shares = tools(model, x, refs, args.rows, args.theirs), {}, {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # tangermeme warns about operations without a rule
-        for call in ways.values(): call()
-        for _ in range(args.rounds):
-            for tool, call in ways.items():
-                start = time.perf_counter()
-                shares[tool] = call()
-                seconds.setdefault(tool, []).append(time.perf_counter() - start)
-    expected = gain(model, x, refs)
-    for tool, times in seconds.items():
-        rates = [len(x) / t for t in times]
-        line = {"network": name, "tool": tool, "seq_per_s": round(statistics.median(rates), 2), "least": round(min(rates), 2), "most": round(max(rates), 2)}
-        if shares[tool] is not None:
-            missed = np.abs(shares[tool].sum((1, 2)) - expected)
-            line |= {"delta_max": float(missed.max()), "delta_relative": float(np.median(missed) / np.median(np.abs(expected)))}
-            line |= {f"pearson_with_{o}": round(float(np.corrcoef(shares[tool].ravel(), s.ravel())[0, 1]), 5) for o, s in shares.items() if s is not None and o != tool}
-            if tool == "eugene" and line["delta_relative"] > 1e-4: raise SystemExit(f"shares of {name} miss the difference by {line['delta_relative']:.1e} of it")
-        print(json.dumps(line), flush=True)
-    middle = {tool: statistics.median(times) for tool, times in seconds.items()}
-    print(json.dumps({"network": name, **{f"eugene_over_{tool}": round(t / middle["eugene"], 3) for tool, t in middle.items() if tool != "eugene"}}), flush=True)
+def captum(data):
+    import warnings
+    import torch
+    from captum.attr import DeepLiftShap
+    model, x, refs = data
+    def run():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.cat([DeepLiftShap(model).attribute(s[None], baselines=r, target=0) for s, r in zip(x, refs)]).detach().numpy()
+    return run
 
 
-def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, value, what in (("n", 32, "sequences"), ("references", 20, "references of each"), ("rounds", 5, "rounds"), ("rows", 32, "references in a pass, ours"), ("theirs", 32, "batch size, tangermeme")):
-        p.add_argument(f"--{name}", type=int, default=value, help=f"{what} ({value})")
-    p.add_argument("--networks", nargs="*", default=["deepstarr", "strands"])
-    args = p.parse_args()
-    from eugene.etl.sequences import ohe, random_seqs
-    from eugene.interpretation.references import make_references
-    print(json.dumps({"threads": torch.get_num_threads(), "machine": platform.machine(), "torch": torch.__version__, "n": args.n, "references": args.references, "rows": args.rows, "batch_size_tangermeme": args.theirs}))
-    for name, (model, length) in networks().items():
-        if name not in args.networks: continue
-        x = ohe(random_seqs(args.n, length, seed=1))
-        run(name, model, torch.tensor(x).float(), torch.tensor(make_references(x, n=args.references, seed=1)).float(), args)
+def refuses(attribute):
+    "Whether a network with an operation that has no rule is refused"
+    import torch
+    from torch import nn
+    class Odd(nn.Module):
+        def forward(self, x): return torch.cumprod(x.sum(1) + .5, 1)[:, -1:]
+    try: attribute(Odd(), np.eye(4, dtype=np.float32)[None], "deepshap", references=np.full((1, 1, 4, 4), .25, np.float32), device="cpu")
+    except (ValueError, NotImplementedError): return 1
+    return 0
 
 
-if __name__ == "__main__":
-    main()
+def check(data, name, got):
+    "How far the shares miss"
+    from networks import batched
+    model, x, refs = data
+    gain = batched(model, x) - batched(model, refs.flatten(0, 1)).reshape(refs.shape[:2]).mean(1)
+    delta = float(np.median(np.abs(np.asarray(got).sum((1, 2)) - gain)) / np.median(np.abs(gain)))
+    facts = {"delta": delta, "wrong": f"misses {100 * delta:.2g} % of the difference" if not delta < 1e-4 else ""}
+    if name != "ours": return facts
+    from eugene.interpretation.attributions import attribute
+    return facts | {"refuses": refuses(attribute)}
+
+
+def cases(quick):
+    for name in ("DeepSTARR-like", "both strands"):
+        tools = {"limit": Tool(limit), "ours": Tool(ours), "tangermeme": Tool(partial(tangermeme, "tangermeme.deep_lift_shap"), "tangermeme torch"),
+                 "bpnet-lite": Tool(partial(tangermeme, "bpnetlite.attribute"), "bpnetlite torch", package="bpnet-lite"), "captum": Tool(captum, "captum torch")}
+        yield Case(name, "sequences", 2 if quick else 16, partial(data, name), tools, check)
+
+
+if __name__ == "__main__": main("deeplift", cases)
