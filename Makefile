@@ -56,8 +56,8 @@ fuzz: $(STAMP) ## every reader on damaged files, those under EUGENE_DATA too: FO
 use-case: $(STAMP) ## one use case at one scale: CASE=jores21 SCALE=smoke|sample|full; finished training is reused
 	@$(BIN)/python use_cases/run.py $(CASE) --scale $(SCALE) --out runs/$(CASE)-$(SCALE) $(ARGS)
 
-bench: $(STAMP) ## ours beside the peers, into tests/benchmarks/results.{json,md,png}; ARGS='--only one_hot --quick'; EUGENE_BENCH_ENVS=folder of environments for other peers
-	@OMP_NUM_THREADS=1 MPLBACKEND=agg $(BIN)/python tests/benchmarks/run.py $(ARGS)
+bench: $(STAMP) ## speed beside other tools, into tests/benchmarks/results.{json,md,png}: ROUNDS=3 ARGS='--only one_hot'; more peers: tests/benchmarks/README.md
+	@OMP_NUM_THREADS=1 MPLBACKEND=agg $(BIN)/python tests/benchmarks/run.py --rounds $(or $(ROUNDS),3) $(ARGS)
 
 docs: $(STAMP) ## the book as a site, into _docs/index.html (installs the extra docs where it is missing)
 	@$(BIN)/python -c 'import sphinx, myst_nb, furo' 2>/dev/null || $(BIN)/python -m pip install -e '.[$(EXTRAS),docs]'
