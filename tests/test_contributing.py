@@ -93,7 +93,7 @@ class Counter26(nn.Module):
 CARD = '''#| export
 COUNTER26_CARD = ArchCard(
     name="Counter26", citation="nobody, 2026", source="tests", table=(("mean over positions", "4"), ("dense", "1")),
-    input_len=170, outputs="1 number", n_params=5, training={}, deviations=("none",), confidence="made up")'''
+    input_len=170, outputs="1 number", n_params=5, training={"optimizer": "adam"}, deviations=("none",), confidence="made up")'''
 METRIC = '''#| export
 def bias(
     y_true:np.ndarray, # Measurements, `(N, T)`; `NaN` where missing
