@@ -69,6 +69,7 @@ def _strings(seqs):
     if isinstance(seqs, (str, bytes)): seqs = [seqs]
     if getattr(seqs, "ndim", 1) != 1:
         raise TypeError(f"Sequences came as an array of shape {tuple(seqs.shape)} and type {seqs.dtype}; expected text, or ASCII codes as uint8 (N, L).")
+    if not hasattr(seqs, "__iter__"): raise TypeError(f"Sequences came as {type(seqs).__name__} ({seqs!r}); expected text, a list of texts, or ASCII codes as uint8 (N, L).")
     items = seqs.tolist() if hasattr(seqs, "tolist") else list(seqs)
     items = [s.decode("latin-1") if isinstance(s, bytes) else s for s in items]
     for row, s in enumerate(items):
@@ -305,6 +306,7 @@ def pad_seqs(
     if _is_ohe(seqs): raise TypeError("`pad_seqs` takes text or bytes; pad before encoding with `ohe`.")
     letters, starts = _flat(seqs)
     lengths = np.diff(starts)
+    if length is not None and (not isinstance(length, (int, np.integer)) or length < 0): raise ValueError(f"`length` is {length!r}; expected a whole number of letters, or None for those of the longest.")
     if length is None: length = int(lengths.max(initial=0))
     if truncate is None and (lengths > length).any():
         row = int(np.argmax(lengths > length))
@@ -345,8 +347,10 @@ def random_seqs(
     probs:Sequence[float]|None=None,        # Probability of each letter of the alphabet; None: all alike
     seed:int|np.random.Generator|None=None, # Seed or generator
 ) -> list[str]:                             # The sequences
-    "Draw sequences of independent letters. Raises `ValueError` if `probs` are no probabilities of the letters."
+    "Draw sequences of independent letters. Raises `ValueError` for sizes below 0, or if `probs` are no probabilities of the letters."
     gen, alphabet = rng(seed), get_alphabet(alphabet)
+    for name, value in {"n": n, "length": length}.items():
+        if not isinstance(value, (int, np.integer)) or value < 0: raise ValueError(f"`{name}` is {value!r}; expected a whole number of at least 0.")
     if probs is None: draws = gen.integers(alphabet.size, size=(n, length))
     else:
         p = np.asarray(probs, float)

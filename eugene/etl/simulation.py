@@ -93,6 +93,7 @@ def find_sites(
     "Every place where a word of a plant stands, planted or not"
     x, found = to_bytes(seqs), []
     for plant in plants:
+        if not isinstance(plant, Plant): raise TypeError(f"`plants` holds {plant!r}; expected a list of `Plant`, as in [Plant(\"TATAAA\", effect=1.)].")
         for strand in "+-":
             rows, starts = np.nonzero(_hits(x, plant.motif, strand))
             found.append(pd.DataFrame({"sequence": rows, "motif": plant.name, "start": starts,
@@ -231,6 +232,7 @@ def _check_plants(
 ) -> None:
     "Raise `ValueError` for a plant that cannot stand in a sequence of this length"
     for p in plants:
+        if not isinstance(p, Plant): raise TypeError(f"`plants` holds {p!r}; expected a list of `Plant`, as in [Plant(\"TATAAA\", effect=1.)].")
         last = length - p.motif.ppm.shape[1]
         first, stop = p.positions or (0, last + 1)
         if p.motif.alphabet.letters != DNA.letters: raise ValueError(f"Plant {p.name!r} is a motif over {p.motif.alphabet.letters}; expected DNA.")
