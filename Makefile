@@ -26,7 +26,7 @@ override EUGENE_DATA := $(abspath $(EUGENE_DATA))
 export EUGENE_DATA
 endif
 
-.PHONY: help demo test fuzz use-case readme export check-export notebooks execute build clean
+.PHONY: help demo test fuzz bench docs use-case readme export check-export notebooks execute build clean
 
 help: ## this list
 	@echo "eugene: from raw regulatory-genomics data to an explained model"
@@ -55,6 +55,13 @@ fuzz: $(STAMP) ## every reader on damaged files, those under EUGENE_DATA too: FO
 
 use-case: $(STAMP) ## one use case at one scale: CASE=jores21 SCALE=smoke|sample|full; finished training is reused
 	@$(BIN)/python use_cases/run.py $(CASE) --scale $(SCALE) --out runs/$(CASE)-$(SCALE) $(ARGS)
+
+bench: $(STAMP) ## ours beside the peers, into tests/benchmarks/results.{json,md,png}; ARGS='--only one_hot --quick'; EUGENE_BENCH_ENVS=folder of environments for other peers
+	@OMP_NUM_THREADS=1 MPLBACKEND=agg $(BIN)/python tests/benchmarks/run.py $(ARGS)
+
+docs: $(STAMP) ## the book as a site, into _docs/index.html (installs the extra docs where it is missing)
+	@$(BIN)/python -c 'import sphinx, myst_nb, furo' 2>/dev/null || $(BIN)/python -m pip install -e '.[$(EXTRAS),docs]'
+	@$(BIN)/python docs/build.py $(ARGS)
 
 readme: $(STAMP) ## README.md from nbs/index.ipynb
 	@$(BIN)/python -m nbconvert --log-level WARN --to markdown --stdout nbs/index.ipynb \

@@ -10,11 +10,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from eugene.etl import augmentation
-from eugene.etl.seqdata import make_dataset
+from eugene.etl.seqdata import join_assays, make_dataset
 from eugene.etl.sequences import random_seqs
+from eugene.etl.splits import split_random
 from eugene.models.basic import count_params
 from eugene.models.zoo import ARCHITECTURES, build_arch
 from eugene.training.configs import MODULES, TRANSFORMS, allowed_keys, check_config, from_config, load_config, make_transforms, save_config, to_config
+from eugene.training.fit import fit_dataset
 from eugene.training.sequence_module import OPTIMIZERS, SCHEDULERS
 
 HOME = Path(__file__).resolve().parents[1] / "use_cases" / "configs"
@@ -23,6 +25,7 @@ HOME = Path(__file__).resolve().parents[1] / "use_cases" / "configs"
 COUNTS = {
     "jores21/cnn": 1_883_649, "jores21/hybrid": 1_925_633, "jores21/deepstarr": 468_865, "jores21/deepstarr_eugene2023": 5_259_075,
     "jores21/jores21_cnn": 1_825_921, "jores21/jores21_cnn_eugene2023": 5_355_777, "jores21/smoke": None,
+    "jores21/best": 97_570,
     "ray13/deepbind_st": 2_225, "ray13/deepbind_mt": 1_238_249,
     "jund/dscnn": 471_007, "jund/dshybrid": 83_935, "jund/dsfcn": 1_058_049, "jund/kopp21_cnn": 743, "jund/kopp21_cnn_eugene2023": 743,
 }
@@ -84,6 +87,19 @@ def test_twins_differ_where_they_say():
         one, two = (from_config(HOME / f"{name}.yaml", variant=v).eval() for v in ("published", "eugene-2023"))
         if name.endswith("dshybrid"): two.load_state_dict(one.state_dict())
         with torch.no_grad(): assert not torch.allclose(one(x), two(x))
+
+
+def test_the_recipe_for_both_assays_trains(tmp_path):
+    "Two targets with holes, the file's own augmentations, and a network that promises nothing about the other strand"
+    config = load_config(HOME / "jores21/best.yaml")
+    seqs = random_seqs(96, 170, seed=0)
+    leaf, proto = (make_dataset(seqs[rows], y, target_names=["enrichment"]) for rows, y in ((slice(64), [float(s.count("A")) for s in seqs[:64]]), (slice(32, 96), [float(s.count("C")) for s in seqs[32:]])))
+    ds = split_random(join_assays({"leaf": leaf, "protoplast": proto}), seed=0)
+    assert (ds.sizes["sequence"], int(ds["targets"].isnull().sum())) == (96, 64)
+    module = from_config(config)
+    run = fit_dataset(module, ds, tmp_path, device="cpu", progress=False, **config["fit"] | {"epochs": 1, "batch_size": 16, "transforms": make_transforms(config["fit"]["transforms"])})
+    assert run.history["val_loss"].notna().all() and all(not torch.equal(v, w) for v, w in zip(module.parameters(), run.module.parameters()))
+    assert not {t["name"] for t in config["fit"]["transforms"]} & {"RandomRC"}
 
 
 @pytest.mark.parametrize("name", [n for n in COUNTS if n.startswith(("ray13", "jund"))])

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'RESERVED', 'sequence_vars', 'track_vars', 'check_dataset', 'make_dataset', 'add_tracks', 'unpad', 'Arrays',
-           'to_numpy', 'concat', 'Windows', 'Layout', 'Reader', 'to_zarr', 'open_zarr', 'get_split']
+           'to_numpy', 'concat', 'join_assays', 'Windows', 'Layout', 'Reader', 'to_zarr', 'open_zarr', 'get_split']
 
 # %% ../../nbs/01_etl/07_seqdata.ipynb #imports
 import contextlib, errno, os, warnings
@@ -22,7 +22,7 @@ from zarr.storage import LocalStore
 
 from .. import __version__
 from ..core import as_numbers, as_path, atomic_path, choose, progress_bar
-from .sequences import DNA, Alphabet, from_bytes, get_alphabet, pad_seqs, to_bytes
+from .sequences import DNA, Alphabet, from_bytes, get_alphabet, pad_bytes, to_bytes
 
 # %% ../../nbs/01_etl/07_seqdata.ipynb #splits
 SPLITS = ("train", "val", "test") # The sides a sequence can be on
@@ -212,7 +212,7 @@ def _letters(
     _check_letters(seqs)
     _check_lengths(seqs, length, pad.get("truncate"))
     if length is None or not seqs: return to_bytes(seqs), None
-    out = to_bytes(pad_seqs(seqs, None if length == "pad" else length, value=value, **pad))
+    out = pad_bytes(seqs, None if length == "pad" else length, value=value, **pad)
     return out, np.array([min(len(s), out.shape[1]) for s in seqs], np.int32)
 
 # %% ../../nbs/01_etl/07_seqdata.ipynb #make-dataset
@@ -411,6 +411,69 @@ def concat(
     keep = {k: v for k, v in datasets[0].attrs.items() if k not in own} | ({"sources": sources} if sources else {})
     used = {d for dims, *_ in data.values() for d in np.atleast_1d(dims)}
     return check_dataset(xr.Dataset(data, {c: v for c, v in coords.items() if c in used} | {"id": ("sequence", _ids(ids, len(ids)))}, keep), seq=False)
+
+# %% ../../nbs/01_etl/07_seqdata.ipynb #one-value
+def _one_value(
+    ds:xr.Dataset,     # Rows of all assays
+    first:np.ndarray,  # For each row the first row of the same sequence, `(N,)`
+) -> None:
+    "Raise `ValueError` naming a variable that says two things about one sequence"
+    for name in [v for v in ds.data_vars if v not in ("targets", "seq")]:
+        v = ds[name].values
+        same = (v == v[first]) | ((v != v) & (v[first] != v[first]))
+        odd = np.flatnonzero(~same.reshape(len(v), -1).all(1))
+        if len(odd): raise ValueError(f"`{name}` differs for one sequence in two assays: {ds.id.values[first[odd[0]]]!r} and {ds.id.values[odd[0]]!r}, {len(odd)} in all. "
+                                      f"Leave it out of each with `drop_vars({name!r})`, or give it another name in each and pass `shared=True`.")
+
+# %% ../../nbs/01_etl/07_seqdata.ipynb #names-once
+def _names_once(
+    own:Sequence[str],  # Name of each row
+    full:Sequence[str], # The same with its assay before it
+) -> list[str]:         # No name twice
+    "Names of rows, with the assay where the name is taken"
+    taken, out = set(), []
+    for short, long in zip(own, full):
+        out.append(long if short in taken else short)
+        taken.add(out[-1])
+    return out
+
+# %% ../../nbs/01_etl/07_seqdata.ipynb #same-letters
+def _same_letters(
+    seqs:np.ndarray, # Letters, bytes `(N, L)`
+) -> tuple[np.ndarray, np.ndarray]: # First row of each sequence, `(M,)`, and which of these each row is, `(N,)`
+    "Rows by sequence, in the order in which sequences come"
+    order, keys = {}, [row.tobytes() for row in seqs]
+    group = np.array([order.setdefault(k, len(order)) for k in keys], np.int64)
+    return np.unique(group, return_index=True)[1], group
+
+def _per_assay(
+    name:str,       # Name of the assay
+    ds:xr.Dataset,  # Its Dataset
+) -> xr.Dataset:    # The same, its targets named by assay
+    "Name targets by assay. Raises `ValueError` if there are none."
+    if "targets" not in check_dataset(ds): raise ValueError(f"Assay {name!r} has no `targets`, so nothing was measured.")
+    old = ds["target"].values
+    return ds.assign_coords(target=np.array([name] if len(old) == 1 else [f"{name}/{t}" for t in old], object))
+
+# %% ../../nbs/01_etl/07_seqdata.ipynb #join-assays
+def join_assays(
+    assays:Mapping[str, xr.Dataset], # Name of each assay to its Dataset, with `targets`
+    shared:bool=False,               # Variables that not all have: leave them out, rather than refuse
+) -> xr.Dataset:                     # A row a sequence; targets named by assay, `leaf`, or `leaf/RNA` where it has several; NaN where not measured
+    "One Dataset of several assays, joined by the letters of their sequences. Raises `ValueError` naming what does not fit."
+    if not isinstance(assays, Mapping): raise TypeError(f"`assays` is a {type(assays).__name__}; expected names and Datasets: {{\"leaf\": leaf, \"protoplast\": proto}}.")
+    named = [_per_assay(str(name), ds) for name, ds in assays.items()]
+    both = concat(named, list(assays), shared)
+    of, both = both["source"].values, both.drop_vars("source")
+    first, group = _same_letters(both["seq"].values)
+    twice = pd.Series(list(zip(of, group))).duplicated().to_numpy()
+    if twice.any(): raise ValueError(f"Assay {of[twice.argmax()]!r} has a sequence twice: {both.id.values[twice.argmax()]!r}, {twice.sum()} in all. Average its rows or leave some out first.")
+    _one_value(both, first[group])
+    y, given = np.full((len(first), both.sizes["target"]), np.nan, np.float32), both["targets"].values
+    for j, there in enumerate(~np.isnan(given.T)): y[group[there], j] = given[there, j]
+    ids = _names_once(np.concatenate([ds["id"].values for ds in named])[first], both.id.values[first])
+    joint = both.isel(sequence=first).assign(targets=(("sequence", "target"), y))
+    return check_dataset(joint.assign_coords(id=("sequence", _ids(np.array(ids, object), len(ids)))))
 
 # %% ../../nbs/01_etl/07_seqdata.ipynb #windows
 class Windows(NamedTuple):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DNA', 'RNA', 'PROTEIN', 'ALPHABETS', 'IUPAC', 'AMINO_CODES', 'UNKNOWN', 'SIDES', 'Alphabet', 'get_alphabet',
-           'to_bytes', 'from_bytes', 'ohe', 'check_ohe', 'decode_ohe', 'reverse_complement', 'pad_seqs', 'gc_content',
-           'random_seqs']
+           'to_bytes', 'from_bytes', 'ohe', 'check_ohe', 'decode_ohe', 'reverse_complement', 'pad_bytes', 'pad_seqs',
+           'gc_content', 'random_seqs']
 
 # %% ../../nbs/01_etl/01_sequences.ipynb #imports
 from collections.abc import Sequence
@@ -71,6 +71,7 @@ def _strings(seqs):
         raise TypeError(f"Sequences came as an array of shape {tuple(seqs.shape)} and type {seqs.dtype}; expected text, or ASCII codes as uint8 (N, L).")
     if not hasattr(seqs, "__iter__"): raise TypeError(f"Sequences came as {type(seqs).__name__} ({seqs!r}); expected text, a list of texts, or ASCII codes as uint8 (N, L).")
     items = seqs.tolist() if hasattr(seqs, "tolist") else list(seqs)
+    if set(map(type, items)) <= {str}: return items
     items = [s.decode("latin-1") if isinstance(s, bytes) else s for s in items]
     for row, s in enumerate(items):
         if not isinstance(s, str): raise TypeError(f"The sequence in row {row} is {s!r} ({type(s).__name__}), not text.")
@@ -85,7 +86,7 @@ def _flat(seqs):
         return x.ravel(), np.arange(len(x) + 1) * x.shape[1]
     strings = _strings(seqs)
     starts = np.zeros(len(strings) + 1, np.int64)
-    np.cumsum([len(s) for s in strings], out=starts[1:])
+    np.cumsum(np.fromiter(map(len, strings), np.int64, len(strings)), out=starts[1:])
     text = "".join(strings)
     try: return np.frombuffer(bytearray(text, "ascii"), np.uint8), starts
     except UnicodeEncodeError as e:
@@ -236,12 +237,19 @@ def _partner_table(alphabet):
 
 # %% ../../nbs/01_etl/01_sequences.ipynb #rc-kernel
 @njit(nogil=True, cache=True)
-def _rc_kernel(letters, starts, table, out):
-    "Write each sequence of flat `letters` backwards, every letter replaced by its partner"
+def _rc_kernel(letters, starts, table, twin, out):
+    "Write each sequence of flat `letters` backwards, every letter replaced by its partner; `twin` is that of A, or 0 to use the table alone"
+    flip, low = np.uint8(65 ^ twin), np.uint8(twin | 32)
     for i in range(len(starts) - 1):
         old, new = letters[starts[i]:starts[i + 1]], out[starts[i]:starts[i + 1]]
-        n = np.uint32(len(old)) # unsigned indices spare the check for negative ones
-        for j in range(n): new[j] = table[old[n - np.uint32(1) - j]]
+        n, odd = np.uint64(len(old)), np.uint8(0 if twin else 128) # unsigned indices spare the check for negative ones
+        for j in range(n):
+            c = old[n - np.uint64(1) - j]
+            bits = flip if (c == 65) | (c == 97) | (c == twin) | (c == low) else np.uint8(4) if (c == 67) | (c == 99) | (c == 71) | (c == 103) \
+                else np.uint8(0) if (c == 78) | (c == 110) else np.uint8(128)
+            new[j], odd = c ^ bits, np.uint8(odd | bits)
+        if odd & 128:
+            for j in range(n): new[j] = table[old[n - np.uint64(1) - j]]
 
 # %% ../../nbs/01_etl/01_sequences.ipynb #flip-kernel
 @njit(nogil=True, cache=True)
@@ -250,8 +258,8 @@ def _flip_kernel(x, partners, out):
     for i in range(x.shape[0]):
         for a in range(x.shape[1]):
             old, new = x[i, partners[a]], out[i, a]
-            n = np.uint32(x.shape[2])
-            for j in range(n): new[j] = old[n - np.uint32(1) - j]
+            n = np.uint64(x.shape[2])
+            for j in range(n): new[j] = old[n - np.uint64(1) - j]
 
 # %% ../../nbs/01_etl/01_sequences.ipynb #is-ohe
 def _is_ohe(x):
@@ -260,32 +268,45 @@ def _is_ohe(x):
     if x.ndim == 3 or hasattr(x, "detach") or x.dtype.kind in "fb": return True
     return x.dtype.kind in "iu" and x.size > 0 and int(x[:1].max()) <= 1 and int(x.max()) <= 1
 
+# %% ../../nbs/01_etl/01_sequences.ipynb #answer
+def _answer(x, out):
+    "An array for the answer, like `x`: a fresh one, or `out`. Raises `ValueError` if it does not fit, or is a part of `x`."
+    if out is None: return np.empty(x.shape, x.dtype)
+    if getattr(out, "shape", None) != x.shape or out.dtype != x.dtype or not out.flags.c_contiguous or np.may_share_memory(x, out):
+        raise ValueError(f"`out` is {getattr(out, 'shape', type(out).__name__)} {getattr(out, 'dtype', '')}; expected an array of its own of shape {x.shape} and type {x.dtype}, in C order.")
+    return out
+
 # %% ../../nbs/01_etl/01_sequences.ipynb #reverse-complement
 def reverse_complement(
     x:Any,                     # Text of any lengths, bytes `(N, L)`, or one-hot `(N, A, L)` or `(A, L)`, NumPy or torch
     alphabet:Alphabet|str=DNA, # Alphabet or its name
-) -> Any:                      # The other strand 5' to 3', a new object of the kind that came
-    "The sequence of the other strand. Raises `ValueError` if the letters of `alphabet` do not pair."
-    partners = np.array(get_alphabet(alphabet).partners)
+    out:np.ndarray|None=None,  # For an array `x`: where the answer goes, same shape and type; None: a new array
+) -> Any:                      # The other strand 5' to 3', a new object of the kind that came, or `out`
+    "The sequence of the other strand. Raises `ValueError` if the letters of `alphabet` do not pair, or `out` does not fit."
+    alphabet = get_alphabet(alphabet)
+    partners, array = np.array(alphabet.partners), isinstance(x, np.ndarray) and x.ndim > 1
+    if out is not None and not array: raise ValueError("`out` takes the answer to an array of bytes or a one-hot NumPy array; here it has to be left out.")
     if not _is_ohe(x):
         letters, starts = _flat(x)
-        out = np.empty_like(letters)
-        _rc_kernel(letters, starts, _partner_table(get_alphabet(alphabet)), out)
-        return _like(out, starts, x)
+        table, new = _partner_table(alphabet), _answer(x, out) if array else np.empty_like(letters)
+        _rc_kernel(letters, starts, table, table[65] if set(alphabet.letters) <= set("ACGTU") else table[0], new.view(np.uint8).ravel() if array else new)
+        return new if array else _like(new, starts, x)
     batch = check_ohe(x if x.ndim == 3 else x[None], "x", len(partners))
     if hasattr(x, "detach"): return x.flip(-1)[..., partners.tolist(), :]
-    bits = np.ascontiguousarray(batch).view(f"u{x.dtype.itemsize}")
-    out = np.empty_like(bits)
-    _flip_kernel(bits, partners, out)
-    return out.view(x.dtype).reshape(x.shape)
+    bits, new = np.ascontiguousarray(batch), _answer(x, out)
+    _flip_kernel(bits.view(f"u{x.dtype.itemsize}"), partners, new.reshape(bits.shape).view(f"u{x.dtype.itemsize}"))
+    return new
 
 # %% ../../nbs/01_etl/01_sequences.ipynb #pad-kernel
 @njit(nogil=True, cache=True)
-def _pad_kernel(letters, starts, before, cut, out):
-    "Copy each sequence to its row of `out`, `before` letters in and without its first `cut` letters"
+def _pad_kernel(letters, starts, before, cut, value, out):
+    "Copy each sequence to its row of `out`, `before` letters in and without its first `cut` letters; `value` fills the rest"
     for i in range(len(starts) - 1):
-        old, new = letters[starts[i] + cut[i]:starts[i + 1]], out[i, before[i]:]
-        for j in range(min(len(old), len(new))): new[j] = old[j]
+        old, row = letters[starts[i] + cut[i]:starts[i + 1]], out[i]
+        n = min(len(old), len(row) - before[i])
+        row[:before[i]] = value
+        row[before[i]:before[i] + n] = old[:n]
+        row[before[i] + n:] = value
 
 # %% ../../nbs/01_etl/01_sequences.ipynb #before
 SIDES = ("left", "right", "both")
@@ -293,6 +314,28 @@ SIDES = ("left", "right", "both")
 def _before(missing, side):
     "How many of the `missing` letters belong to the left"
     return {"left": missing, "right": 0 * missing, "both": missing // 2}[choose(side, SIDES, "side")]
+
+# %% ../../nbs/01_etl/01_sequences.ipynb #pad-bytes
+def pad_bytes(
+    seqs:str|Sequence[str]|np.ndarray, # Text of any lengths, or bytes `(N, L)`
+    length:int|None=None,              # Length to reach, bp; None: that of the longest
+    side:str="right",                  # Where letters are added: left | right | both
+    truncate:str|None=None,            # Where longer sequences are cut: left | right | both; None: an error
+    value:str="N",                     # Letter to add; for proteins pass "X"
+) -> np.ndarray:                       # ASCII codes, uint8, `(N, length)`
+    "Pad or cut sequences to a matrix of bytes. Raises `ValueError` if one is longer and `truncate` is not given."
+    if _is_ohe(seqs): raise TypeError("Padding takes text or bytes; pad before encoding with `ohe`.")
+    letters, starts = _flat(seqs)
+    lengths = np.diff(starts)
+    if length is None: length = int(lengths.max(initial=0))
+    if not isinstance(length, (int, np.integer)) or length < 0: raise ValueError(f"`length` is {length!r}; expected a whole number of letters, or None for those of the longest.")
+    if truncate is None and (lengths > length).any():
+        row = int(np.argmax(lengths > length))
+        raise ValueError(f"Row {row} has {lengths[row]} letters, more than `length={length}`. Pass `truncate=` left, right or both to cut it.")
+    before, cut = _before(np.maximum(length - lengths, 0), side), _before(np.maximum(lengths - length, 0), truncate or "right")
+    out = np.empty((len(lengths), length), np.uint8)
+    _pad_kernel(letters, starts, before, cut, np.uint8(ord(value)), out)
+    return out
 
 # %% ../../nbs/01_etl/01_sequences.ipynb #pad-seqs
 def pad_seqs(
@@ -303,19 +346,9 @@ def pad_seqs(
     value:str="N",                     # Letter to add; for proteins pass "X"
 ) -> Any:                              # Sequences of one length, in the kind that came
     "Pad or cut sequences to one length. Raises `ValueError` if one is longer and `truncate` is not given."
-    if _is_ohe(seqs): raise TypeError("`pad_seqs` takes text or bytes; pad before encoding with `ohe`.")
-    letters, starts = _flat(seqs)
-    lengths = np.diff(starts)
-    if length is not None and (not isinstance(length, (int, np.integer)) or length < 0): raise ValueError(f"`length` is {length!r}; expected a whole number of letters, or None for those of the longest.")
-    if length is None: length = int(lengths.max(initial=0))
-    if truncate is None and (lengths > length).any():
-        row = int(np.argmax(lengths > length))
-        raise ValueError(f"Row {row} has {lengths[row]} letters, more than `length={length}`. Pass `truncate=` left, right or both to cut it.")
-    before, cut = _before(np.maximum(length - lengths, 0), side), _before(np.maximum(lengths - length, 0), truncate or "right")
-    out = np.full((len(lengths), length), ord(value), np.uint8)
-    _pad_kernel(letters, starts, before, cut, out)
+    out = pad_bytes(seqs, length, side, truncate, value)
     if getattr(seqs, "ndim", 1) == 2: return out.view(seqs.dtype)
-    return _like(out.ravel(), np.arange(len(out) + 1) * length, seqs)
+    return _like(out.ravel(), np.arange(len(out) + 1) * out.shape[1], seqs)
 
 # %% ../../nbs/01_etl/01_sequences.ipynb #gc-kernel
 @njit(nogil=True, cache=True)
@@ -323,10 +356,13 @@ def _gc_kernel(letters, starts, out):
     "Share of C and G among A, C, G, T and U in each sequence of flat `letters`"
     for i in range(len(starts) - 1):
         strong, weak = 0, 0
-        for c in letters[starts[i]:starts[i + 1]]:
-            upper = c & np.uint8(0xDF)
-            strong += (upper == 67) | (upper == 71)
-            weak += (upper == 65) | (upper == 84) | (upper == 85)
+        for a in range(starts[i], starts[i + 1], 2**15): # short stretches: small counters, many of them side by side
+            s, w = np.uint16(0), np.uint16(0)
+            for c in letters[a:min(a + 2**15, starts[i + 1])]:
+                upper = np.uint8(c & 0xDF)
+                s = np.uint16(s + np.uint16((upper == 67) | (upper == 71)))
+                w = np.uint16(w + np.uint16((upper == 65) | (upper == 84) | (upper == 85)))
+            strong, weak = strong + s, weak + w
         out[i] = strong / (strong + weak) if strong + weak else np.nan
 
 # %% ../../nbs/01_etl/01_sequences.ipynb #gc-content

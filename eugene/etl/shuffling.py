@@ -18,13 +18,16 @@ from .sequences import DNA, Alphabet, _flat, _is_ohe, _like, check_ohe, decode_o
 @njit(nogil=True, cache=True)
 def _count_kernel(letters, starts, digits, size, k, out):
     "Add one to `out[row, kmer]` for each window of `k` letters that have a digit"
+    n = out.shape[1]
+    low = n - 1 if n & (n - 1) == 0 else 0 # a power of two: bits are cut off, which is faster than to divide
     for i in range(len(starts) - 1):
-        kmer, run = 0, 0
+        kmer, run, row = 0, 0, out[i]
         for letter in letters[starts[i]:starts[i + 1]]:
             digit = digits[letter]
             run = run + 1 if digit >= 0 else 0
-            kmer = (kmer * size + max(digit, 0)) % out.shape[1]
-            if run >= k: out[i, kmer] += 1
+            kmer = kmer * size + max(digit, 0)
+            kmer = kmer & low if low else kmer % n
+            if run >= k: row[kmer] += 1
 
 # %% ../../nbs/01_etl/02_shuffling.ipynb #digits
 def _digits(alphabet):
@@ -40,12 +43,15 @@ def kmer_counts(
     seqs:Any,                  # Text of any lengths, bytes `(N, L)`, or one-hot `(N, A, L)` or `(A, L)`
     k:int,                     # Letters in a k-mer
     alphabet:Alphabet|str=DNA, # Alphabet or its name
-) -> np.ndarray:               # Counts, int32 `(N, A**k)`, k-mers in the order of the alphabet
-    "Count every k-mer of each sequence. Raises `ValueError` if `k` is below 1."
+    dtype:Any=np.int32,        # Type of a count; uint16 halves the memory
+) -> np.ndarray:               # Counts, `(N, A**k)`, k-mers in the order of the alphabet
+    "Count every k-mer of each sequence. Raises `ValueError` if `k` is below 1, or a sequence longer than `dtype` can count."
     alphabet = get_alphabet(alphabet)
     if k < 1: raise ValueError(f"`k` is {k}; a k-mer has at least one letter.")
     letters, starts = _flat(decode_ohe(seqs, alphabet, "?") if _is_ohe(seqs) else seqs)
-    out = np.zeros((len(starts) - 1, alphabet.size**k), np.int32)
+    most = int(np.diff(starts).max(initial=0)) - k + 1
+    if np.dtype(dtype).kind not in "iu" or most > np.iinfo(dtype).max: raise ValueError(f"`dtype` is {np.dtype(dtype)}; expected integers up to {most}, the windows of the longest sequence.")
+    out = np.zeros((len(starts) - 1, alphabet.size**k), dtype)
     _count_kernel(letters, starts, _digits(alphabet), alphabet.size, k, out)
     return out
 

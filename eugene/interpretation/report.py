@@ -159,7 +159,7 @@ def model_section(
     "Layers, shapes, parameters"
     arch = getattr(s.model, "arch", s.model)
     found = summary(s.model, s.x.shape[2], s.x.shape[1], fields=False)
-    rows = pd.DataFrame([(r.name, r.kind, " × ".join(map(str, r.shape)), r.n_params, r.macs) for r in found.rows], columns=["layer", "kind", "output", "parameters", "operations"])
+    rows = pd.DataFrame([(r.name, r.kind, "\u00a0×\u00a0".join(map(str, r.shape)), r.n_params, r.macs) for r in found.rows], columns=["layer", "kind", "output", "parameters", "operations"])
     words = f"{type(arch).__name__}, task {s.task}: {found.n_params:,} parameters, {found.n_trainable:,} of them trained, {found.macs:,} multiply-accumulate operations a sequence of {s.x.shape[2]} bp over {s.alphabet.letters}."
     return _text(words) + html_table(rows)
 
@@ -168,8 +168,9 @@ def _flat(
     record:Mapping,  # Nested record
     before:str="",   # Keys so far
 ) -> list[tuple[str, str]]: # Key and value
-    "A nested record as lines"
-    return [line for k, v in record.items() for line in (_flat(v, f"{before}{k}.") if isinstance(v, Mapping) else [(f"{before}{k}", json.dumps(v, default=str))])]
+    "A nested record as lines, fractions with four significant digits"
+    said = lambda v: v if isinstance(v, str) else f"{v:.4g}" if isinstance(v, float) else json.dumps(v, default=str)
+    return [line for k, v in record.items() for line in (_flat(v, f"{before}{k}.") if isinstance(v, Mapping) else [(f"{before}{k}", said(v))])]
 
 def run_section(
     s:Study, # What is known
@@ -364,10 +365,11 @@ STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;color:#1a1a1a;background:#fff;max-width:62rem;margin:0 auto;padding:1rem}
 h1{font-size:1.6rem;line-height:1.2}h2{margin-top:2.2rem;border-bottom:1px solid #ccc}h3{margin-bottom:.3rem}
 nav a{margin-right:.9em;white-space:nowrap}a{color:#0060a0}.scroll{overflow-x:auto}figure{margin:.8rem 0}
-img{max-width:100%;height:auto}.wide img{max-width:none}figcaption,footer{font-size:.88rem;color:#555}
+img{max-width:100%;height:auto}figcaption,footer{font-size:.88rem;color:#555}
 table{border-collapse:collapse;font-size:.88rem}th,td{padding:.2rem .7rem .2rem 0;text-align:left;vertical-align:top;border-bottom:1px solid #e4e4e4}
 .num{text-align:right;font-variant-numeric:tabular-nums}.left{background:#fdf3dc;padding:.4rem .7rem}h1,p,li,figcaption{overflow-wrap:anywhere}
-@media print{body{max-width:none;font-size:11pt}nav{display:none}.wide img{max-width:100%}.scroll{overflow:visible}h2,h3{break-after:avoid}figure,tr{break-inside:avoid}}
+@media screen and (max-width:48rem){.wide img{max-width:none}}
+@media print{body{max-width:none;font-size:11pt}nav{display:none}.scroll{overflow:visible}h2,h3{break-after:avoid}figure,tr{break-inside:avoid}}
 """
 
 # %% ../../nbs/05_interpretation/24_report.ipynb #run-sections

@@ -22,6 +22,14 @@ from .records import write_history
 from .sequence_module import quiet_lightning
 
 # %% ../../nbs/04_training/07_callbacks.ipynb #stepseeds
+def _seed_generators(
+    seed:int, # Seed
+) -> None:
+    "What `torch.manual_seed` does, for the devices in use"
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized(): torch.cuda.manual_seed_all(seed)
+    torch.mps.manual_seed(seed) # does nothing where there is none
+
 class StepSeeds(Callback):
     "Seed torch before every training batch from the run's seed and the number of the batch"
     def __init__(
@@ -34,7 +42,7 @@ class StepSeeds(Callback):
         "Called by Lightning"
         epoch, batches, share = trainer.current_epoch, trainer.num_training_batches, trainer.global_rank
         number = epoch * batches + batch_idx if batches < float("inf") else (epoch, batch_idx)
-        torch.manual_seed(derive_seed(self.seed, "step", number, *([share] if share else [])))
+        _seed_generators(derive_seed(self.seed, "step", number, *([share] if share else [])))
 
 # %% ../../nbs/04_training/07_callbacks.ipynb #check-finite
 def check_finite(

@@ -375,7 +375,7 @@ class SequenceModule(TaskNetwork):
         scored = _scored(self, batch, batch_idx == 0)
         total, count = loss_sums(self.loss, scored)
         self.epoch_loss.update(total, count)
-        self.log("train_loss", self.epoch_loss, on_step=False, on_epoch=True, batch_size=len(scored.y))
+        if batch_idx == 0 or self.epoch_loss.update_count == 1: self.log("train_loss", self.epoch_loss, on_step=False, on_epoch=True)
         return mean_of(total, count)
 
     def on_validation_epoch_start(self) -> None:
