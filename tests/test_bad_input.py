@@ -615,6 +615,9 @@ class Slips:
         "a data frame to predict": (lambda s: eu.predict(s.net(), pd.DataFrame({"seq": s.seqs})), "pass its column of sequences"),
         "a target by name": (lambda s: eu.ism(s.net(), eu.ohe(s.seqs), target="leaf"), "the number of a column"),
         "curves without names": (lambda s: eu.plot_positional(np.ones((3, 4))), "a mapping from name to scores"),
+        "rules as a dict": (lambda s: eu.evolve(s.net(), eu.ohe(s.seqs), constraints={"gc": (.3, .6)}), "expected Constraints"),
+        "a path as Dataset": (lambda s: eu.evaluate(s.net(), "a.zarr"), "opened by `open_zarr`"),
+        "an effect as text": (lambda s: eu.Plant("TATA", "1"), "effect='1'; expected a number"),
         "a name as network": (lambda s: eu.init_weights("CNN"), "expected a network"),
         "a name to check": (lambda s: eu.check_arch("CNN", 10), "expected a network"),
     }

@@ -707,6 +707,7 @@ def get_split(
 ) -> xr.Dataset:   # The rows on that side, in their order
     "One side of a split. Raises `ValueError` if there is no split, or nobody on that side."
     choose(name, SPLITS, "side, `name`:")
+    if not isinstance(ds, xr.Dataset): raise TypeError(f"Expected an xarray.Dataset, got {type(ds).__name__}. A store is opened by `open_zarr`, a table read by `read_table`.")
     if "split" not in ds: raise ValueError("The Dataset has no `split`; make one with `split_random`, `split_groups`, `split_chroms` or `split_homology`.")
     rows = np.flatnonzero(ds["split"].values.astype(str) == name)
     have = ", ".join(f"{s} {n}" for s, n in zip(*np.unique(ds["split"].values.astype(str), return_counts=True)))

@@ -40,7 +40,7 @@ class Plant:
         object.__setattr__(self, "name", self.name or motif.name)
         choose(self.strand, _MINUS, f"strand of plant {self.name!r}:")
         if not 0 <= self.prob <= 1: raise ValueError(f"Plant {self.name!r} has prob={self.prob}; expected a share from 0 to 1.")
-        if not np.isfinite(self.effect): raise ValueError(f"Plant {self.name!r} has effect={self.effect}; expected a number.")
+        if not isinstance(self.effect, (int, float, np.number)) or not np.isfinite(self.effect): raise ValueError(f"Plant {self.name!r} has effect={self.effect!r}; expected a number.")
 
 # %% ../../nbs/01_etl/19_simulation.ipynb #default-plants
 def default_plants(
