@@ -578,3 +578,62 @@ if "--child" in sys.argv and sys.argv[-1] == "reader":
     assert {"crash", "hang", "wrong"} <= words, counts
     kept = {p.name.split("-")[1] for p in (tmp_path / "out").iterdir() if p.is_dir()}
     assert kept == words & set(fuzz.FINDINGS) and len((tmp_path / "out" / "cases.jsonl").read_text().splitlines()) == 22
+
+
+# ---------------------------------------------------------------- what comes by mistake in an ordinary call
+
+class Slips:
+    "Everyday mistakes: a call, and words its message must have"
+    seqs = ["ACGTACGTAC"] * 3
+    calls = {
+        "text targets": (lambda s: eu.make_dataset(s.seqs, targets=["high", "low", "low"]), "`targets` has 'high', which is no number"),
+        "text targets in a Series": (lambda s: eu.make_dataset(s.seqs, targets=pd.Series(["1", "x", "2"])), "`targets` has '1'|`targets` has 'x'"),
+        "a dict of targets": (lambda s: eu.make_dataset(s.seqs, targets={"leaf": [1, 2, 3]}), "`target_names`"),
+        "a Dataset as targets": (lambda s: eu.make_dataset(s.seqs, targets=eu.make_dataset(s.seqs, [1, 2, 3])), "`target_names`"),
+        "a list of column names": (lambda s: eu.make_dataset(s.seqs, columns=["species"]), "a mapping from name to values"),
+        "no sequences": (lambda s: eu.make_dataset(None), "came as NoneType"),
+        "a number as sequence": (lambda s: eu.ohe(5), "came as int \\(5\\); expected text"),
+        "None as sequence": (lambda s: eu.reverse_complement(None), "came as NoneType"),
+        "a length as text": (lambda s: eu.pad_seqs(s.seqs, "12"), "`length` is '12'"),
+        "fewer than no sequences": (lambda s: eu.random_seqs(-1, 10), "`n` is -1"),
+        "half a sequence": (lambda s: eu.random_seqs(2, 10.5), "`length` is 10.5"),
+        "a seed that is none": (lambda s: eu.random_seqs(2, 10, seed="today"), "`seed` is 'today'; expected a whole number"),
+        "one Dataset to concatenate": (lambda s: eu.concat(eu.make_dataset(s.seqs)), "expected a list of Datasets"),
+        "a number as Dataset": (lambda s: eu.to_zarr(5, "a.zarr"), "Dataset"),
+        "a word as plant": (lambda s: eu.simulate(plants="TATA"), "expected a list of `Plant`"),
+        "words to find": (lambda s: eu.find_sites(s.seqs, ["TATA"]), "expected a list of `Plant`"),
+        "fractions as text": (lambda s: eu.split_random(eu.make_dataset(s.seqs), train="most"), "three numbers"),
+        "a word as motif": (lambda s: eu.Motif("TATA", "TATAAA"), "expected probabilities \\(A, W\\)"),
+        "a word as counts": (lambda s: eu.pfm_to_ppm("TATA"), "expected counts \\(A, W\\)"),
+        "tables to write": (lambda s: eu.write_meme([np.eye(4)], "a.meme"), "expected a list of `Motif`"),
+        "a file to match": (lambda s: eu.match_motifs([np.eye(4)], "jaspar.meme"), "A MEME file is read by `read_meme`"),
+        "a number as motifs": (lambda s: eu.scan_motifs(s.seqs, 5), "the path of a MEME file"),
+        "a word as logo": (lambda s: eu.plot_logo("TATA"), "expected a `Motif`, or heights"),
+        "classes by name": (lambda s: eu.accuracy(np.array([["yes"], ["no"]]), np.ones((2, 1))), "classes are counted from 0"),
+        "one seed": (lambda s: eu.benchmark({"a": {"arch": {"name": "CNN"}}}, eu.make_dataset(s.seqs), "out", seeds=3), "range\\(3\\)"),
+        "a Dataset for batches": (lambda s: eu.fit(eu.SequenceModule(s.net()), eu.make_dataset(s.seqs), None, "out", device="cpu"), "`fit_dataset` takes a Dataset"),
+        "a data frame to predict": (lambda s: eu.predict(s.net(), pd.DataFrame({"seq": s.seqs})), "pass its column of sequences"),
+        "a target by name": (lambda s: eu.ism(s.net(), eu.ohe(s.seqs), target="leaf"), "the number of a column"),
+        "curves without names": (lambda s: eu.plot_positional(np.ones((3, 4))), "a mapping from name to scores"),
+        "rules as a dict": (lambda s: eu.evolve(s.net(), eu.ohe(s.seqs), constraints={"gc": (.3, .6)}), "expected Constraints"),
+        "a path as Dataset": (lambda s: eu.evaluate(s.net(), "a.zarr"), "opened by `open_zarr`"),
+        "an effect as text": (lambda s: eu.Plant("TATA", "1"), "effect='1'; expected a number"),
+        "a name as network": (lambda s: eu.init_weights("CNN"), "expected a network"),
+        "a name to check": (lambda s: eu.check_arch("CNN", 10), "expected a network"),
+    }
+
+    def net(self):
+        return eu.build_arch("CNN", input_len=10, conv={"channels": [2], "kernels": 3}, dense={})
+
+
+@pytest.mark.parametrize("slip", Slips.calls)
+def test_an_everyday_mistake_is_answered_in_the_users_terms(slip, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    call, words = Slips.calls[slip]
+    with pytest.raises((ValueError, TypeError), match=words): call(Slips())
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_single_motif_is_written_like_a_list_of_one(tmp_path):
+    motif = eu.Motif("m", np.eye(4))
+    assert (eu.read_meme(eu.write_meme(motif, tmp_path / "a.meme"))[0].ppm == eu.read_meme(eu.write_meme([motif], tmp_path / "b.meme"))[0].ppm).all()

@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md tells the truth: a reader, a layer, a model and a metric are added to a copy of the book in four steps each."""
+"""CONTRIBUTING.md tells the truth: readers, a layer, a model and a metric are added to a copy of the book in four steps each."""
 import json
 import os
 import shutil
@@ -45,6 +45,34 @@ class GatedConv1d(nn.Module):
     ) -> torch.Tensor:  # `(N, out_channels, output_len(L))`
         "Signal times gate"
         return self.signal(x) * self.gate(x).sigmoid()'''
+GENOMIC = '''#| export
+class PositionReader:
+    "The position itself, of contigs of known lengths"
+    def __init__(
+        self,
+        lengths:dict[str, int],  # Contig to length, bp
+        name:str="place",        # Name of the variable
+    ):
+        self.lengths, self.name = lengths, name
+
+    def contigs(self) -> dict[str, int]: # Contig to length, bp
+        "The contigs and their lengths"
+        return dict(self.lengths)
+
+    def layout(
+        self,
+        width:int, # Positions of a window, bp
+    ) -> Layout:   # Axes, sizes, type, coordinates, attributes
+        "What `read` returns"
+        return Layout(("sequence", f"track_{self.name}", "position"), (1, width), "float32", {f"track_{self.name}": [self.name]}, {"kind": "tracks"})
+
+    def read(
+        self,
+        windows:Windows, # What to read
+    ) -> np.ndarray:     # `(N, 1, width)`, each row in the direction of its strand
+        "Positions, 0-based"
+        at = windows.start[:, None] + np.arange(windows.width)
+        return np.where(windows.minus[:, None], at[:, ::-1], at)[:, None].astype("float32")'''
 MODEL = '''#| export
 class Counter26(nn.Module):
     "Weighs the share of each letter. A teaching example."
@@ -65,7 +93,7 @@ class Counter26(nn.Module):
 CARD = '''#| export
 COUNTER26_CARD = ArchCard(
     name="Counter26", citation="nobody, 2026", source="tests", table=(("mean over positions", "4"), ("dense", "1")),
-    input_len=170, outputs="1 number", n_params=5, training={}, deviations=("none",), confidence="made up")'''
+    input_len=170, outputs="1 number", n_params=5, training={"optimizer": "adam"}, deviations=("none",), confidence="made up")'''
 METRIC = '''#| export
 def bias(
     y_true:np.ndarray, # Measurements, `(N, T)`; `NaN` where missing
@@ -77,12 +105,13 @@ def bias(
 # notebook: what is added before a cell that begins so (None: at the end), and what is replaced in a cell
 STEPS = {
     "nbs/01_etl/08_tables.ipynb": ([(None, READER), (None, "(folder := Path(tempfile.mkdtemp())); (folder/'a.txt').write_text('ACGT\\nTTTT\\n'); test_eq(read_lines(folder/'a.txt').sizes['sequence'], 2)")], []),
+    "nbs/01_etl/10_tracks.ipynb": ([(None, GENOMIC)], []),
     "nbs/02_layers/02_convolutions.ipynb": ([(None, "#| export\nfrom eugene.layers.basics import conv_output_len"), (None, LAYER), (None, "assert GatedConv1d(4, 2, 3)(torch.zeros(1, 4, 9)).shape[2] == GatedConv1d(4, 2, 3).output_len(9)")], []),
     "nbs/03_models/03_activity.ipynb": ([(None, MODEL), (None, CARD), (None, "check_arch(Counter26(30, 2), 30, 2); assert count_params(Counter26()) == COUNTER26_CARD.n_params")], []),
-    "nbs/03_models/07_zoo.ipynb": ([], [("from eugene.models.activity import ", "from eugene.models.activity import COUNTER26_CARD, Counter26, "), ('    "FCN": {"published"', '    "Counter26": {"published": Architecture(Counter26, COUNTER26_CARD)},\n    "FCN": {"published"')]),
-    "nbs/04_training/02_metrics.ipynb": ([("#| export\nMETRICS", METRIC)], [("\nMETRICS = dict(", "\nMETRICS = dict(bias=bias, ")]),
+    "nbs/03_models/07_zoo.ipynb": ([], [("from eugene.models.activity import ", "from eugene.models.activity import COUNTER26_CARD, Counter26, "), ('    "RNN": {"published"', '    "Counter26": {"published": Architecture(Counter26, COUNTER26_CARD)},\n    "RNN": {"published"')]),
+    "nbs/04_training/02_metrics.ipynb": ([("#| export\nMETRICS", METRIC)], [("\nMETRICS = dict(", "\nMETRICS = dict(bias=bias, "), ('numbers, counts = ("r2", ', 'numbers, counts = ("bias", "r2", ')]),
     "nbs/04_training/01_losses.ipynb": ([], [('("r2", "pearson", "spearman", "mse")', '("r2", "pearson", "spearman", "mse", "bias")')]),
-    "nbs/99_face.ipynb": ([], [("read_table join_table", "read_table read_lines join_table"), ("BiConv1D RCConv1d", "BiConv1D GatedConv1d RCConv1d"), ('"Jores21CNN DeepSTARR"', '"Jores21CNN DeepSTARR Counter26"'), ("spearman kendall", "spearman bias kendall")]),
+    "nbs/99_face.ipynb": ([], [("read_table join_table", "read_table read_lines join_table"), ('"BigWig BAM"', '"BigWig BAM PositionReader"'), ("BiConv1D RCConv1d", "BiConv1D GatedConv1d RCConv1d"), ('"Jores21CNN DeepSTARR"', '"Jores21CNN DeepSTARR Counter26"'), ("spearman kendall", "spearman bias kendall")]),
 }
 USE = """
 import eugene as eu, numpy as np, pathlib
@@ -92,6 +121,10 @@ model = eu.build_arch("Counter26", input_len=40)
 ds["targets"] = ("sequence", "target"), np.ones((2, 1), "float32")
 table = eu.evaluate(model, ds, split=None, min_rows=1)
 assert abs(table["bias"].item() - (eu.predict(model, ds).mean() - 1)) < 1e-6 and "Counter26" in eu.list_archs()
+import pandas as pd
+regions = pd.DataFrame({"chrom": "chr1", "start": [2, 50], "end": [12, 60], "strand": ["+", "-"]})
+places = eu.read_regions(regions, eu.PositionReader({"chr1": 100}), length=10)["place"].values[:, 0]
+assert places[0].tolist() == list(range(2, 12)) and places[1].tolist() == list(range(59, 49, -1))
 assert eu.GatedConv1d(4, 2, 3).output_len(9) == 7
 """
 
@@ -106,15 +139,15 @@ def change(path, added, replaced):
         place = len(nb["cells"]) if before is None else next(i for i, c in enumerate(nb["cells"]) if "".join(c["source"]).startswith(before))
         nb["cells"].insert(place, cell(source, n))
     for old, new in replaced:
-        hits = [c for c in nb["cells"] if old in "".join(c["source"]) and "#| export" in "".join(c["source"])]
-        assert len(hits) == 1, f"{old!r} is in {len(hits)} exported cells of {path.name}"
+        hits = [c for c in nb["cells"] if c["cell_type"] == "code" and old in "".join(c["source"])]
+        assert len(hits) == 1, f"{old!r} is in {len(hits)} cells of {path.name}"
         hits[0]["source"] = "".join(hits[0]["source"]).replace(old, new).splitlines(keepends=True)
     path.write_text(json.dumps(nb, sort_keys=True, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory):
-    "The book with four additions, exported"
+    "The book with five additions, exported"
     root = tmp_path_factory.mktemp("book")
     for name in ("settings.ini", "README.md", ".gitignore"):
         shutil.copy(ROOT / name, root)

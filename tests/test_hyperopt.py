@@ -283,3 +283,11 @@ def test_an_interrupted_search_goes_on_under_ray(tmp_path):
     out, _ = second.communicate(timeout=400)
     assert second.returncode == 0 and set(json.loads(out)["status"].values()) == {"finished"} and len(json.loads(out)["trial"]) == 5
     assert all(p.stat().st_mtime_ns == t for p, t in done.items())
+
+
+def test_a_mistake_deep_in_a_file_is_told_with_the_name_of_the_file(tmp_path):
+    from eugene.etl.simulation import Plant, simulate
+    (tmp_path / "tower.yaml").write_text("arch: {name: CNN, input_len: 40, conv: {channels: [4, 4], kernels: 5, pool: [null, max], pool_kernel: 6}}")
+    ds = simulate(n=20, length=40, plants=[Plant("TATAAA", 1.)], seed=0).ds
+    with pytest.raises(ValueError, match="section `arch` of tower.yaml: `conv`: Floor 0 of the tower: pool_kernel=6 means nothing without a pool"):
+        fit_config(tmp_path / "tower.yaml", ds, tmp_path / "run")

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from book_rules import load_book
+from book_rules import is_tutorial, load_book
 from test_make import make
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,8 +31,10 @@ def chapters():
             yield chapter.path, opening[1], opening[2]
 
 
-def test_the_map_lists_every_chapter_in_order():
-    assert re.findall(r"\]\((nbs/[\w/]+\.ipynb)\)", TEXT) == [path for path, _, _ in chapters()]
+def test_tutorials_come_first_and_then_the_map_lists_every_chapter_in_order():
+    paths = [path for path, _, _ in chapters()]
+    tutorials = [path for path in paths if is_tutorial(path)]
+    assert len(tutorials) >= 10 and re.findall(r"\]\((nbs/[\w/]+\.ipynb)\)", TEXT) == tutorials + [path for path in paths if path not in tutorials]
 
 
 def test_the_map_says_what_the_chapters_say():

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..core import as_numbers
 from .sequences import DNA, Alphabet, get_alphabet
 from .motifs import ppm_to_icm
 
@@ -32,7 +33,7 @@ def plot_logo(
     import logomaker
     import matplotlib.pyplot as plt
     is_motif = hasattr(matrix, "ppm")
-    heights = ppm_to_icm(matrix) if is_motif else np.nan_to_num(np.asarray(matrix, dtype=float))
+    heights = ppm_to_icm(matrix) if is_motif else np.nan_to_num(as_numbers(matrix, "`matrix`", "a `Motif`, or heights (A, W); of a word, `ohe(word)[0]`"))
     letters = get_alphabet(matrix.alphabet if is_motif else alphabet).letters
     if heights.ndim != 2 or len(heights) != len(letters):
         raise ValueError(f"`matrix` has shape {heights.shape}; a logo needs (A, W) with a row for each of {letters}.")

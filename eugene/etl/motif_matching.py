@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..core import choose
+from ..core import as_numbers, choose
 from .motifs import Motif
 
 # %% ../../nbs/01_etl/22_motif_matching.ipynb #patterns
@@ -20,7 +20,8 @@ def _patterns(
     motifs:Sequence,                    # Motifs, PPMs or PFMs
 ) -> tuple[np.ndarray, np.ndarray]:     # Patterns `(M, A, W)`, zero beyond each motif's end, and widths `(M,)`
     "Motifs centred on the uniform column and scaled to length 1"
-    tables = [np.asarray(getattr(m, "ppm", m), dtype=float) for m in motifs]
+    if isinstance(motifs, str) or not hasattr(motifs, "__iter__"): raise TypeError(f"Motifs came as {motifs!r}; expected a list of `Motif` or of tables (A, W). A MEME file is read by `read_meme`.")
+    tables = [as_numbers(getattr(m, "ppm", m), f"Motif {i}", "counts or probabilities (A, W)") for i, m in enumerate(motifs)]
     if not tables: raise ValueError("There is no motif to compare; expected at least one.")
     widths = np.array([t.shape[-1] for t in tables])
     out = np.zeros((len(tables), len(tables[0]), widths.max()))

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core import atomic_path
+from ..core import as_numbers, atomic_path
 from .sequences import DNA, IUPAC, RNA, Alphabet, get_alphabet, ohe
 
 # %% ../../nbs/01_etl/16_motifs.ipynb #tolerance
@@ -27,7 +27,7 @@ def _as_ppm(
     what:str="`ppm`",   # What it is, for the message
 ) -> np.ndarray:        # The same, float64
     "The probabilities in `x`, checked. Raises `ValueError`."
-    ppm = np.array(getattr(x, "ppm", x), dtype=float)
+    ppm = as_numbers(getattr(x, "ppm", x), what, "probabilities (A, W); of a word, `ohe(word)[0]`").copy()
     if ppm.ndim != 2 or 0 in ppm.shape:
         raise ValueError(f"{what} has shape {ppm.shape}; a motif is (A, W): letters, then positions.")
     total = ppm.sum(axis=0)
@@ -56,7 +56,7 @@ def pfm_to_ppm(
     background:Sequence[float]|None=None, # Probability of each letter; None: equal
 ) -> np.ndarray:                          # Probabilities, `(A, W)` float64, columns sum to 1
     "Counts to probabilities. Raises `ValueError` for negative counts, and for empty positions if `pseudocount=0`."
-    pfm = np.asarray(pfm, dtype=float)
+    pfm = as_numbers(pfm, "`pfm`", "counts (A, W)")
     if pfm.ndim != 2 or not (pfm >= 0).all(): raise ValueError(f"`pfm` {pfm.shape} has to be counts (A, W), none below 0.")
     if pseudocount < 0: raise ValueError(f"`pseudocount` is {pseudocount}; expected 0 or more.")
     total = pfm.sum(axis=0) + pseudocount
@@ -269,7 +269,9 @@ def write_meme(
     overwrite:bool=False,                 # Replace a file of that name
 ) -> Path:                                # The file
     "Write motifs as a MEME file. Raises `ValueError`, `FileExistsError`."
-    motifs = list(motifs)
+    motifs = [motifs] if isinstance(motifs, Motif) else list(motifs)
+    for m in motifs:
+        if not isinstance(m, Motif): raise TypeError(f"`motifs` holds {type(m).__name__}; expected a list of `Motif`. A table of counts becomes one by Motif(name, pfm_to_ppm(table)).")
     if not motifs: raise ValueError("`motifs` is empty; a MEME file holds at least one.")
     data = _meme_text(motifs, background).encode()
     with atomic_path(path, overwrite) as tmp:

@@ -550,10 +550,11 @@ def plot_regions(
     "Draw sets of regions along a stretch of a chromosome. Raises `ValueError` naming a region that is wrong."
     import matplotlib.pyplot as plt
     if ax is None: ax = plt.subplots(figsize=(8, .6 + .35 * len(tracks)), layout="constrained")[1]
+    colors = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999") # Okabe and Ito 2008, for colour-blind readers
     for row, (name, regions) in enumerate(tracks.items()):
         regions = check_regions(regions, name=name, outside=True)
         here = regions[(regions["chrom"].map(_plain) == _plain(chrom)) & (regions["start"] < end) & (regions["end"] > start)]
         bars = list(zip(here["start"] / 1000, (here["end"] - here["start"]) / 1000))
-        ax.broken_barh(bars, (row - .35, .7), **{"facecolor": f"C{row}", "edgecolor": "white", "linewidth": .5} | kw)
+        ax.broken_barh(bars, (row - .35, .7), **{"facecolor": colors[row % len(colors)], "edgecolor": "white", "linewidth": .5} | kw)
     ax.set(xlim=(start / 1000, end / 1000), ylim=(len(tracks) - .5, -.5), yticks=range(len(tracks)), yticklabels=list(tracks), xlabel=f"position on {chrom} (kb)")
     return ax

@@ -21,7 +21,7 @@ from zarr.codecs import ZstdCodec
 from zarr.storage import LocalStore
 
 from .. import __version__
-from ..core import as_path, atomic_path, choose, progress_bar
+from ..core import as_numbers, as_path, atomic_path, choose, progress_bar
 from .sequences import DNA, Alphabet, from_bytes, get_alphabet, pad_bytes, to_bytes
 
 # %% ../../nbs/01_etl/07_seqdata.ipynb #splits
@@ -136,7 +136,7 @@ def _targets(
     say:Callable[[int], str]=_say_row,# Words for a row
 ) -> np.ndarray:                      # `(N, T)` float32
     "Targets with two axes. Raises `ValueError` naming the first row that has no number."
-    with np.errstate(over="ignore"): y = np.asarray(targets, dtype=np.float32)
+    y = as_numbers(targets, "`targets`", "numbers, (N,) or (N, T); classes are counted from 0", np.float32)
     y = y[:, None] if y.ndim == 1 else y
     if y.shape != (n, len(names)):
         raise ValueError(f"`targets` has shape {np.shape(targets)}; {n} sequences and the names {list(names)} need {(n, len(names))}.")
@@ -206,6 +206,7 @@ def _letters(
         if key not in ("side", "truncate"): raise TypeError(f"There is no argument {key!r}; besides those named there are 'side' and 'truncate', with `length`.")
     if length is None and pad: raise ValueError(f"{sorted(pad)} say how to pad; pass `length` too, \"pad\" or a number of letters.")
     as_bytes = isinstance(seqs, np.ndarray) and seqs.ndim == 2
+    if not hasattr(seqs, "__iter__"): raise TypeError(f"Sequences came as {type(seqs).__name__} ({seqs!r}); expected text, a list of texts, or ASCII codes as uint8 (N, L).")
     seqs = from_bytes(seqs) if as_bytes else [seqs] if isinstance(seqs, (str, bytes)) else list(seqs)
     seqs = [s.decode("latin-1") if isinstance(s, bytes) else s for s in seqs]
     _check_letters(seqs)
@@ -228,6 +229,8 @@ def make_dataset(
 ) -> xr.Dataset:                    # Dataset that keeps the contract
     "Put sequences and what is known of them together. Raises `ValueError` naming what does not fit."
     seq, sizes = _letters(seqs, length, pad, get_alphabet(alphabet).unknown_letter)
+    if columns is not None and not hasattr(columns, "items"): raise TypeError(f"`columns` came as {type(columns).__name__}; expected a mapping from name to values, {{\"species\": [...]}}.")
+    if isinstance(targets, Mapping): raise TypeError(f"`targets` is {type(targets).__name__}; expected numbers (N,) or (N, T). Their names go into `target_names`.")
     n, columns = len(seq), dict(columns or {})
     if seq.size == 0: raise ValueError(f"There are {n} sequences of {seq.shape[-1]} letters; a Dataset needs at least one of each.")
     count = 0 if targets is None else 1 if np.ndim(targets) == 1 else np.shape(targets)[1]
@@ -391,6 +394,7 @@ def concat(
     shared:bool=False,               # Variables that not all have: leave them out, rather than refuse
 ) -> xr.Dataset:                     # Rows of the first, then of the second, ... in memory
     "Put Datasets under one another; attributes that differ are kept in `sources`. Raises `ValueError` naming what does not fit, or an id that occurs twice."
+    if not isinstance(datasets, Sequence) or isinstance(datasets, str): raise TypeError(f"`datasets` is {type(datasets).__name__}; expected a list of Datasets.")
     datasets = [check_dataset(ds, seq=False) for ds in datasets]
     if not datasets: raise ValueError("`datasets` is empty; expected at least one.")
     if names is not None and len(names) != len(datasets): raise ValueError(f"There are {len(datasets)} Datasets and {len(names)} names.")
@@ -608,7 +612,7 @@ def to_zarr(
     progress:bool=False,   # Show a bar
 ) -> Path:                 # The same path
     "Write a Dataset as a Zarr store. Raises `FileExistsError`, also under `overwrite` for what is no store."
-    large = [v for v in check_dataset(ds, seq=False).data_vars if "sequence" == ds[v].dims[0] and ds[v].ndim > 1] if ds.sizes["sequence"] else []
+    large = [v for v in check_dataset(ds, seq=False).data_vars if "sequence" == ds[v].dims[0] and ds[v].ndim > 1] if check_dataset(ds, seq=False).sizes["sequence"] else []
     path = as_path(path, "path", "the path of the store to write, as text")
     layouts = {v: Layout(ds[v].dims, ds[v].shape[1:], str(ds[v].dtype), {}, ds[v].attrs) for v in large}
     with _store_path(path, overwrite) as tmp:
@@ -703,6 +707,7 @@ def get_split(
 ) -> xr.Dataset:   # The rows on that side, in their order
     "One side of a split. Raises `ValueError` if there is no split, or nobody on that side."
     choose(name, SPLITS, "side, `name`:")
+    if not isinstance(ds, xr.Dataset): raise TypeError(f"Expected an xarray.Dataset, got {type(ds).__name__}. A store is opened by `open_zarr`, a table read by `read_table`.")
     if "split" not in ds: raise ValueError("The Dataset has no `split`; make one with `split_random`, `split_groups`, `split_chroms` or `split_homology`.")
     rows = np.flatnonzero(ds["split"].values.astype(str) == name)
     have = ", ".join(f"{s} {n}" for s, n in zip(*np.unique(ds["split"].values.astype(str), return_counts=True)))

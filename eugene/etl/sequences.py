@@ -69,6 +69,7 @@ def _strings(seqs):
     if isinstance(seqs, (str, bytes)): seqs = [seqs]
     if getattr(seqs, "ndim", 1) != 1:
         raise TypeError(f"Sequences came as an array of shape {tuple(seqs.shape)} and type {seqs.dtype}; expected text, or ASCII codes as uint8 (N, L).")
+    if not hasattr(seqs, "__iter__"): raise TypeError(f"Sequences came as {type(seqs).__name__} ({seqs!r}); expected text, a list of texts, or ASCII codes as uint8 (N, L).")
     items = seqs.tolist() if hasattr(seqs, "tolist") else list(seqs)
     if set(map(type, items)) <= {str}: return items
     items = [s.decode("latin-1") if isinstance(s, bytes) else s for s in items]
@@ -341,6 +342,7 @@ def pad_bytes(
     strings = seqs if matrix else _strings(seqs)
     lengths = np.full(len(seqs), seqs.shape[1]) if matrix else np.fromiter(map(len, strings), np.int64, len(strings))
     if length is None: length = int(lengths.max(initial=0))
+    if not isinstance(length, (int, np.integer)) or length < 0: raise ValueError(f"`length` is {length!r}; expected a whole number of letters, or None for those of the longest.")
     if truncate is None and (lengths > length).any():
         row = int(np.argmax(lengths > length))
         raise ValueError(f"Row {row} has {lengths[row]} letters, more than `length={length}`. Pass `truncate=` left, right or both to cut it.")
@@ -397,8 +399,10 @@ def random_seqs(
     probs:Sequence[float]|None=None,        # Probability of each letter of the alphabet; None: all alike
     seed:int|np.random.Generator|None=None, # Seed or generator
 ) -> list[str]:                             # The sequences
-    "Draw sequences of independent letters. Raises `ValueError` if `probs` are no probabilities of the letters."
+    "Draw sequences of independent letters. Raises `ValueError` for sizes below 0, or if `probs` are no probabilities of the letters."
     gen, alphabet = rng(seed), get_alphabet(alphabet)
+    for name, value in {"n": n, "length": length}.items():
+        if not isinstance(value, (int, np.integer)) or value < 0: raise ValueError(f"`{name}` is {value!r}; expected a whole number of at least 0.")
     if probs is None: draws = gen.integers(alphabet.size, size=(n, length))
     else:
         p = np.asarray(probs, float)

@@ -40,7 +40,7 @@ class Plant:
         object.__setattr__(self, "name", self.name or motif.name)
         choose(self.strand, _MINUS, f"strand of plant {self.name!r}:")
         if not 0 <= self.prob <= 1: raise ValueError(f"Plant {self.name!r} has prob={self.prob}; expected a share from 0 to 1.")
-        if not np.isfinite(self.effect): raise ValueError(f"Plant {self.name!r} has effect={self.effect}; expected a number.")
+        if not isinstance(self.effect, (int, float, np.number)) or not np.isfinite(self.effect): raise ValueError(f"Plant {self.name!r} has effect={self.effect!r}; expected a number.")
 
 # %% ../../nbs/01_etl/19_simulation.ipynb #default-plants
 def default_plants(
@@ -93,6 +93,7 @@ def find_sites(
     "Every place where a word of a plant stands, planted or not"
     x, found = to_bytes(seqs), []
     for plant in plants:
+        if not isinstance(plant, Plant): raise TypeError(f"`plants` holds {plant!r}; expected a list of `Plant`, as in [Plant(\"TATAAA\", effect=1.)].")
         for strand in "+-":
             rows, starts = np.nonzero(_hits(x, plant.motif, strand))
             found.append(pd.DataFrame({"sequence": rows, "motif": plant.name, "start": starts,
@@ -231,6 +232,7 @@ def _check_plants(
 ) -> None:
     "Raise `ValueError` for a plant that cannot stand in a sequence of this length"
     for p in plants:
+        if not isinstance(p, Plant): raise TypeError(f"`plants` holds {p!r}; expected a list of `Plant`, as in [Plant(\"TATAAA\", effect=1.)].")
         last = length - p.motif.ppm.shape[1]
         first, stop = p.positions or (0, last + 1)
         if p.motif.alphabet.letters != DNA.letters: raise ValueError(f"Plant {p.name!r} is a motif over {p.motif.alphabet.letters}; expected DNA.")

@@ -77,6 +77,7 @@ def _fractions(
 ) -> dict[str, float]: # Side to fraction
     "The three fractions by side. Raises `ValueError` unless they sum to 1."
     parts = {"train": train, "val": val, "test": test}
+    if not all(isinstance(v, (int, float, np.number)) for v in parts.values()): raise ValueError(f"The fractions are {parts}; expected three numbers of at least 0 with sum 1.")
     if min(parts.values()) >= 0 and abs(sum(parts.values()) - 1) <= 1e-6: return parts
     raise ValueError(f"The fractions are {parts} with sum {sum(parts.values()):g}; expected three numbers of at least 0 with sum 1.")
 

@@ -119,6 +119,7 @@ def check_constraints(
     rules:Constraints, # The rules
 ) -> np.ndarray:       # Mask of fixed positions, `(N, L)`
     "Check rules, and that the sequences keep them. Raises `ValueError` naming the first that do not."
+    if not isinstance(rules, Constraints): raise TypeError(f"`constraints` is a {type(rules).__name__}; expected Constraints, as in Constraints(gc=(.3, .6)).")
     x = as_onehot(x)
     if rules.gc is not None and not 0 <= rules.gc[0] <= rules.gc[1] <= 1: raise ValueError(f"gc={rules.gc}; the lowest and the highest share, between 0 and 1, are needed.")
     if broken := broken_rules(x, rules):

@@ -248,6 +248,7 @@ def plot_positional(
 ) -> Any:                            # The axes
     "Mean score against the start of the implant, with confidence bands. Raises `ValueError` if curves differ in length."
     import matplotlib.pyplot as plt
+    if not isinstance(curves, Mapping): raise TypeError(f"`curves` is {type(curves).__name__}; expected a mapping from name to scores, {{\"TATA\": scores}}.")
     widths = {name: np.shape(c)[-1] for name, c in curves.items()}
     if len(set(widths.values())) != 1 or any(np.ndim(c) != 2 for c in curves.values()):
         raise ValueError(f"Curves must be (N, P) with the same P; they have {widths}. Were they made with one step and motifs of one width?")

@@ -17,6 +17,7 @@ from ..core import choose, progress_bar
 from ..etl.sequences import DNA, IUPAC, Alphabet, check_ohe, from_bytes, get_alphabet, pad_seqs, to_bytes
 from ..etl.motifs import Motif, ppm_to_pwm
 from ..etl.motif_matching import on_both_strands
+from ..etl.plots import COLOURS
 from .tomtom import as_motifs
 
 # %% ../../nbs/05_interpretation/03_motif_scan.ipynb #whole-pwm
@@ -242,8 +243,8 @@ def plot_hits(
     ax.hlines(range(len(rows)), 0, length, color="lightgrey", lw=1, zorder=0)
     for i, (name, some) in enumerate(hits[hits["sequence"].isin(rows)].groupby("motif", sort=False)):
         y = some["sequence"].map(place) - np.where(some["strand"] == "-", 0, .4)
-        ax.barh(y, some["end"] - some["start"], left=some["start"], height=.4, align="edge", **{"color": f"C{i}", "label": str(name), **kw})
-    ax.set(xlim=(0, length), ylim=(len(rows) - .4, -.6), xlabel="position, bp", ylabel="sequence", yticks=range(len(rows)))
+        ax.barh(y, some["end"] - some["start"], left=some["start"], height=.4, align="edge", **{"color": COLOURS[i % len(COLOURS)], "label": str(name), **kw})
+    ax.set(xlim=(0, length), ylim=(len(rows) - .4, -.6), xlabel="position (bp, 0-based)", ylabel="sequence", yticks=range(len(rows)))
     ax.set_yticklabels(rows, fontsize=7)
     if len(ax.get_legend_handles_labels()[0]): ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return ax

@@ -96,7 +96,8 @@ def target_columns(
 ) -> list[int]:          # The columns
     "Which columns of the prediction are meant. Raises `ValueError` for one that is not there."
     if target is None: return list(range(check_scores(model(first.clone()), 1).shape[1]))
-    columns = [target] if isinstance(target, (int, np.integer)) else list(target)
+    columns = [target] if isinstance(target, (int, np.integer, str)) else list(target)
+    if not all(isinstance(t, (int, np.integer)) for t in columns): raise ValueError(f"`target` is {target!r}; expected the number of a column, counted from 0, several, or None for all.")
     if not columns: raise ValueError("`target` is an empty list; name at least one column, or None for all.")
     for t in columns: target_scores(model, first, int(t))
     return [int(t) for t in columns]

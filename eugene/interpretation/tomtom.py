@@ -236,7 +236,9 @@ def as_motifs(
     motifs:Any,            # Motifs, tables `(A, W)`, or the path of a MEME file
 ) -> list:                 # Motifs or tables
     "A collection of motifs, read if a path was given"
-    return read_meme(motifs) if isinstance(motifs, (str, os.PathLike)) else list(motifs)
+    if isinstance(motifs, (str, os.PathLike)): return read_meme(motifs)
+    if not hasattr(motifs, "__iter__"): raise TypeError(f"Motifs came as {type(motifs).__name__}; expected a list of `Motif` or of tables (A, W), or the path of a MEME file.")
+    return list(motifs)
 
 # %% ../../nbs/05_interpretation/02_tomtom.ipynb #similarity
 class Similarity(NamedTuple):

@@ -85,6 +85,7 @@ def init_weights(
     **kw:Any,                                    # Arguments of the scheme, say `gain`
 ) -> nn.Module:                                  # The same model
     "Draw weights with a scheme and set biases to zero. Raises `ValueError` for words, arguments and layers that do not fit."
+    if not isinstance(model, nn.Module): raise TypeError(f"`model` is {model!r}; expected a network, as `build_arch` makes it.")
     gen = torch.Generator().manual_seed(int(rng(seed).integers(2**62)))
     _scheme_args(scheme, kw)
     inside = None if layer is None else {id(m) for m in find_layer(model, layer).modules()}

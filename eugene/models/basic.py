@@ -140,6 +140,7 @@ def check_arch(
     in_channels:int=4,              # Size of the alphabet
 ) -> None:
     "Hold a model to the contract of this chapter. Raises `AssertionError` saying what it breaks; the model stays as it is."
+    if not isinstance(arch, nn.Module): raise TypeError(f"`arch` is {arch!r}; expected a network, an `nn.Module`.")
     shape = (output_dim,) if isinstance(output_dim, int) else tuple(output_dim)
     model = copy.deepcopy(arch).cpu()
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)

@@ -7,7 +7,7 @@ __all__ = ['TESTS', 'PAIRED', 'adjust', 'Comparison', 'compare', 'plot_compariso
 
 # %% ../../nbs/04_training/17_comparison.ipynb #imports
 import json, os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -273,6 +273,7 @@ def benchmark(
     **kw,                                # Arguments of `fit_dataset` that win over a config's `fit`, say `epochs`
 ) -> pd.DataFrame:                       # A row per run and target: `architecture`, `seed`, `target`, `n`, the metrics, `best_epoch`, `seconds`
     "Train every config from every seed, or take up runs that have finished, and score them. Raises `ValueError` where `fit_dataset` does."
+    if not isinstance(seeds, Iterable): raise ValueError(f"`seeds` is {seeds!r}; expected several numbers, range({seeds!r}) say.")
     named, seeds, tables = _named_configs(configs), list(seeds), []
     if not seeds or len(set(seeds)) < len(seeds): raise ValueError(f"`seeds` is {seeds}; expected different numbers, at least one.")
     for name, seed in progress_bar(list(product(named, seeds)), progress, "runs"):

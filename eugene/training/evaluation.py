@@ -173,6 +173,7 @@ def evaluate(
     models = list(model) if isinstance(model, (list, tuple)) else [model]
     task = task or getattr(next(iter(models), None), "task", "regression")
     task_metrics(task)
+    if not hasattr(ds, "data_vars"): raise TypeError(f"`ds` is a {type(ds).__name__}; expected a Dataset. A store is opened by `open_zarr`, a table read by `read_table`.")
     if "targets" not in ds: raise ValueError("The Dataset has no `targets` to compare predictions with. Use `predict`.")
     part = ds if split is None else get_split(ds, split)
     y, names, groups = part["targets"].values, part["target"].values, _groups(part, by)

@@ -31,9 +31,8 @@ def fit_config(
     **kw,                           # Arguments of `fit_dataset` and `fit`; they win over the section `fit`
 ) -> FitResult:                     # As from `fit_dataset`
     "Build a module as a config says and train it as its section `fit` says. Raises `ValueError` naming section and key."
-    where, config = open_config(config)
-    config = check_config(config, where)
-    settings = {**config["fit"], **kw}
+    where, read = open_config(config)
+    settings = {**check_config(read, where)["fit"], **kw}
     seed = settings.pop("seed", 0)
     if "transforms" not in kw: settings["transforms"] = make_transforms(settings.get("transforms"))
     return fit_dataset(from_config(config, motifs, seed), ds, out, seed=seed, **settings)

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.special import xlogy
 from scipy.stats import kendalltau, rankdata
 
-from ..core import choose
+from ..core import as_numbers, choose
 from .losses import TASKS
 
 # %% ../../nbs/04_training/02_metrics.ipynb #paired
@@ -24,7 +24,7 @@ def paired(
     y_pred:np.ndarray, # Predictions, of the same shape
 ) -> tuple[np.ndarray, np.ndarray]: # Both as float64 `(N, T)`; tracks as `(N * L, T)`
     "Line measurements and predictions up. Raises `ValueError` if their shapes differ."
-    y, p = np.asarray(y_true, dtype=np.float64), np.asarray(y_pred, dtype=np.float64)
+    y, p = as_numbers(y_true, "`y_true`", "numbers (N, T); classes are counted from 0"), as_numbers(y_pred, "`y_pred`", "numbers (N, T)")
     if y.shape != p.shape:
         raise ValueError(f"Measurements have shape {y.shape} and predictions {p.shape}; both must be (N, T). A single column is y[:, None].")
     if y.ndim not in (1, 2, 3): raise ValueError(f"Measurements have shape {y.shape}; metrics take (N, T), sequences by targets, or (N, T, L), tracks in bins.")

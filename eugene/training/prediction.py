@@ -114,6 +114,7 @@ def encoded_rows(
         read = _dataset_reader(data, alphabet)
         names = tuple(map(str, data["target"].values)) if "target" in data.coords else ()
         return _Source(data.sizes["sequence"], lambda i, j, turn=False: _encoded(read(i, j), unknown, turn), _columns(data), names)
+    if hasattr(data, "columns"): raise TypeError("`data` is a data frame; pass its column of sequences, or make a Dataset of it by `from_pandas`.")
     codes, form = to_bytes(data), RawBatch({}, {"seq": Part("sequence")}, letters)
     return _Source(len(codes), lambda i, j, turn=False: _encoded(form._replace(arrays={"seq": codes[i:j]}), unknown, turn))
 

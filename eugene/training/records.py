@@ -73,6 +73,7 @@ def describe_data(
     "What a run is given. Raises `ValueError` if one side has no rows or no measured target."
     sides = {"train": train, "val": val}
     for name, side in sides.items():
+        if hasattr(side, "data_vars") or hasattr(side, "shape"): raise TypeError(f"`{name}` is {type(side).__name__}; expected batches, as `loader(ds, split={name!r})` makes them. `fit_dataset` takes a Dataset.")
         if side is None or not len(side): raise ValueError(f"The {name} loader has no batches. Give the Dataset rows with split == {name!r}.")
         y = getattr(side.dataset, "targets", None)
         if targets and isinstance(y, np.ndarray) and np.isnan(y).all(): raise ValueError(f"All targets of the {len(y)} {name} rows are missing (NaN). Move measured rows there.")
