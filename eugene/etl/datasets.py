@@ -255,7 +255,8 @@ def _name_rows(ds, entry, scale, paths):
     names = [] if entry.id_col is None else ds[entry.id_col].values
     named = ds.assign_coords(id=("sequence", names)) if len(set(names)) == ds.sizes["sequence"] else ds
     hashes, known = [file_hash(p) for p in paths], {Path(p).name: FILES[p].sha256 for p in entry.files[scale]}
-    differs = [p.name for p, h in zip(paths, hashes) if known.get(p.name, "") not in ("", h)]
+    rows = sum(FILES[p].rows for p in entry.files[scale] if not p.endswith(".txt"))
+    differs = [p.name for p, h in zip(paths, hashes) if known.get(p.name, "") not in ("", h)] or [p.name for p in paths if rows not in (0, ds.sizes["sequence"])]
     return named.assign_attrs({"dataset": entry.name, "scale": scale, "files": [p.name for p in paths], "sha256": hashes} | ({"differs": differs} if differs else {}) | ds.attrs)
 
 # %% ../../nbs/01_etl/21_datasets.ipynb #part
