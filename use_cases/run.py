@@ -21,7 +21,7 @@ SCALES = {
     "sample": "real data from the folder that EUGENE_DATA names: under half an hour on two cores",
     "full": "the complete public data: hours, on a GPU",
 }
-FIGURE_BYTES, PAGE_BYTES = 60_000, 400_000  # of one stored figure, and of a stored page
+FIGURE_BYTES, PAGE_BYTES = 90_000, 1_200_000  # of one stored figure, and of a stored page
 PATH = re.compile(r"(?<![\w./])/(?:home|root|work|mnt|tmp|Users|private|var)/[\w./-]*")
 
 
@@ -105,10 +105,10 @@ def small_figure(text, limit):
     from PIL import Image
 
     image, buffer = Image.open(io.BytesIO(base64.b64decode(text))).convert("RGB"), None
-    for colours, scale in ((128, 1), (64, 1), (32, 1), (32, .8), (32, .6), (16, .5), (16, .35), (16, .25)):
+    for colours, scale in ((256, 1), (128, 1), (64, 1), (64, .8), (64, .6), (32, .5), (32, .35), (16, .25)):
         buffer = io.BytesIO()
         part = image if scale == 1 else image.resize((max(1, int(image.width * scale)), max(1, int(image.height * scale))), Image.Resampling.LANCZOS)
-        part.quantize(colours).save(buffer, format="PNG", optimize=True)
+        part.quantize(colours, method=Image.Quantize.MAXCOVERAGE).save(buffer, format="PNG", optimize=True)
         if buffer.tell() <= limit:
             break
     return base64.b64encode(buffer.getvalue()).decode()
@@ -144,7 +144,7 @@ def slim(nb, limit):
 def store(page, target):
     "Write a slim copy of an executed page, figures smaller until the whole fits"
     nb = json.loads(Path(page).read_text(encoding="utf-8"))
-    for limit in (FIGURE_BYTES, 30_000, 20_000, 14_000, 9_000):
+    for limit in (FIGURE_BYTES, 60_000, 30_000, 20_000, 14_000, 9_000):
         text = json.dumps(slim(nb, limit), indent=1, ensure_ascii=False) + "\n"
         if len(text.encode()) <= PAGE_BYTES:
             break
