@@ -47,7 +47,7 @@ $(STAMP): settings.ini setup.py
 demo: $(STAMP) ## simulated promoters, start to end, into runs/demo: a page, figures, numbers (under 3 minutes)
 	@$(BIN)/python use_cases/run.py jores21 --scale smoke --out runs/demo --fresh
 
-test: check-export notebooks ## notebooks and package in step, every notebook run, then pytest (a quarter of an hour)
+test: check-export notebooks ## notebooks and package in step, every notebook run, then pytest (about twenty minutes)
 	@MPLBACKEND=agg $(BIN)/python -m pytest tests
 
 fuzz: $(STAMP) ## every reader on damaged files, those under EUGENE_DATA too: FOR=120 (seconds) SEED=0 ARGS='--formats bed,bam'; not in CI
