@@ -74,16 +74,19 @@ def _exit_kernel(nodes, first, exits):
 @njit(nogil=True, cache=True)
 def _order_kernel(first, exits, draws):
     "Put the exits of each node in random order; `draws` holds a number below 1 for each exchange"
-    at, partner = 0, np.empty(exits.shape[1], np.int32)
+    at, one = np.uint64(0), np.uint64(1) # unsigned indices spare the check for negative ones
+    low, here, there = np.empty((3, exits.shape[1]), np.int32)
     for i in range(exits.shape[0]):
+        row, n = exits[i], np.uint64(0)
         for u in range(first.shape[1] - 1):
-            part = exits[i, first[i, u]:first[i, u + 1]]
-            n = len(part)
-            for j in range(n - 1): partner[j] = np.int32(draws[at + j] * np.float64(np.int32(n - j))) # all first: many are computed side by side
-            for j in range(np.uint64(max(n - 1, 0))):
-                t, r = np.uint64(n - 1) - j, np.uint64(partner[j])
-                part[t], part[r] = part[r], part[t]
-            at += max(n - 1, 0)
+            for t in range(np.int64(first[i, u + 1]) - 1, np.int64(first[i, u]), -1):
+                low[n], here[n] = first[i, u], t
+                n += one
+        for j in range(n): there[j] = low[j] + np.int32(draws[at + j] * np.float64(here[j] - low[j] + np.int32(1))) # several at once
+        for j in range(n):
+            t, r = np.uint64(here[j]), np.uint64(there[j])
+            row[t], row[r] = row[r], row[t]
+        at += n
 
 def _draws(first, gen):
     "As many numbers as `_order_kernel` needs; drawn at once, they cost half of what they do one by one"
@@ -93,7 +96,7 @@ def _draws(first, gen):
 @njit(nogil=True, cache=True)
 def _walk_kernel(nodes, first, exits, carry, out):
     "Follow the exits in their order; step `e` brings along what `carry` holds at its end"
-    keep, one = np.uint64(carry.shape[1] - exits.shape[1]), np.uint64(1) # unsigned indices spare the check for negative ones
+    keep, one = np.uint64(carry.shape[1] - exits.shape[1]), np.uint64(1)
     at, here = np.empty((8, first.shape[1]), first.dtype), np.empty(8, np.uint64)
     for a in range(np.uint64(0), np.uint64(len(exits)), np.uint64(8)):
         rows = min(np.uint64(8), np.uint64(len(exits)) - a)
@@ -131,15 +134,16 @@ def _longer_kernel(words, codes, size, out):
     letter = np.uint64(codes.shape[1] - out.shape[1]) # where the added letter stands, counted from the start of the word
     wide, none = np.uint64(size), np.uint32(2**32 - 1)
     seen = np.full(max(words.shape[1], size) * size, none, np.uint32)
+    names = np.empty(out.shape[1], np.uint64)
     for i in range(out.shape[0]):
         found, old, code, new = np.uint32(0), words[i], codes[i], out[i]
         for p in range(np.uint64(len(new))):
             name = np.uint64(old[p]) * wide + np.uint64(code[p + letter])
             if seen[name] == none:
-                seen[name] = found
+                seen[name], names[found] = found, name
                 found += np.uint32(1)
             new[p] = seen[name]
-        for p in range(np.uint64(len(new))): seen[np.uint64(old[p]) * wide + np.uint64(code[p + letter])] = none
+        for name in names[:found]: seen[name] = none
 
 # %% ../../nbs/01_etl/02_shuffling.ipynb #shuffle-block
 def _shuffle_block(codes, size, k, carry, gen, out):
@@ -159,7 +163,7 @@ def _shuffle_block(codes, size, k, carry, gen, out):
 # %% ../../nbs/01_etl/02_shuffling.ipynb #shuffle-rows
 def _shuffle_rows(codes, size, k, carry, gen, table=None, rows=1024):
     "Shuffle the rows of `carry`, `(N, L)`, a block of `rows` at a time; `table`, if given, tells the codes of the bytes in `codes`"
-    if codes.shape[1] <= k > 1 or not len(codes): return carry
+    if codes.shape[1] <= k > 1 or not len(codes): return carry.copy()
     if k == 1: return gen.permuted(carry, axis=1)
     out = np.empty_like(carry, order="C")
     for i in range(0, len(codes), rows):
