@@ -14,7 +14,8 @@ from book import PARTS, page_of, read_book, read_use_cases
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-TEXTS = {"use_cases/README.md": "use_cases/index", "CHANGELOG.md": "changelog", "CONTRIBUTING.md": "contributing", "tests/benchmarks/results.md": "benchmarks"}
+TEXTS = {"use_cases/README.md": "use_cases/index", "CHANGELOG.md": "changelog", "CONTRIBUTING.md": "contributing", "tests/benchmarks/results.md": "benchmarks",
+         "tests/benchmarks/README.md": "benchmarks_method"}
 NO_BENCHMARKS = "# Benchmarks\n\nNo results are stored beside this book yet: `tests/benchmarks/results.md` is not there. `make bench` measures and writes it.\n"
 
 
@@ -30,7 +31,7 @@ def contents(book, tutorials, cases):
     found = {f"{part}/index": toctree([(f"{c.number} {c.title}", c.page.rpartition("/")[2]) for c in chapters]) for part, chapters in parts.items()}
     found["index"] = "\n\n".join([toctree(["core", *(f"{part}/index" for part in PARTS), "face"], "The book"),
                                   *([toctree([(c.title, c.page) for c in tutorials], "Tutorials")] if tutorials else []), toctree([("Overview", "use_cases/index"), *((c.title.partition(":")[0], c.page) for c in cases)], "Use cases"),
-                                  toctree(["reference/index", "reference/architectures", "reference/datasets"], "Reference"), toctree(["benchmarks", "contributing", "changelog"], "Project")])
+                                  toctree(["reference/index", "reference/architectures", "reference/datasets"], "Reference"), toctree(["benchmarks", ("How it is measured", "benchmarks_method"), "contributing", "changelog"], "Project")])
     return found
 
 

@@ -123,6 +123,25 @@ def test_shuffles_keep_kmers_and_ends(seqs, k, seed):
     assert sorted("".join(seqs)) == sorted("".join(new)) # not even the case of a letter is lost
 
 
+@pytest.mark.parametrize("k", [2, 3, 4])
+@pytest.mark.parametrize("n, length", [(1030, 200), (7, 200), (2, 66_000)]) # more rows than are worked on at once, fewer, and longer ones than 16 bits count
+def test_shuffles_of_many_rows_and_long_ones(n, length, k):
+    x = to_bytes(random_seqs(n, length, seed=0))
+    new = k_shuffle(x, k, seed=0)
+    assert (kmer_counts(new, k) == kmer_counts(x, k)).all() and (new != x).any(1).all()
+    assert (new[:, :k-1] == x[:, :k-1]).all() and (new[:, 1-k:] == x[:, 1-k:]).all()
+    same = k_shuffle(np.tile(x[:1], (n, 1)), k, seed=0)
+    assert len(np.unique(same, axis=0)) == n # each row is drawn for itself
+
+
+def test_padding_of_many_strings_and_mixed_ones():
+    seqs = random_seqs(600, 12, seed=0)
+    seqs = [s[:i % 13] for i, s in enumerate(seqs)]
+    assert pad_seqs(seqs, side="left") == [s.rjust(12, "N") for s in seqs]
+    assert pad_seqs(["AC", b"G", np.str_("TTT")]) == ["ACN", "GNN", "TTT"]
+    with pytest.raises(TypeError, match="row 301 is None"): pad_seqs(seqs[:301] + [None])
+
+
 @law(batches("ACGTN"), st.integers(1, 4), st.sampled_from(["zero", "uniform"]))
 def test_shuffles_of_one_hot_keep_columns(seqs, k, unknown):
     x = ohe(seqs, unknown=unknown)

@@ -81,7 +81,7 @@ def _strings(seqs):
 def _blocks(strings, rows=256):
     "First row and letters, uint8, of `rows` strings at a time. Raises `ValueError` naming the first letter that is not ASCII."
     for a in range(0, len(strings), rows):
-        try: yield a, np.frombuffer(bytearray("".join(strings[a:a + rows]), "ascii"), np.uint8)
+        try: yield a, np.frombuffer("".join(strings[a:a + rows]).encode("ascii"), np.uint8)
         except UnicodeEncodeError:
             row, s = next((row, s) for row, s in enumerate(strings[a:a + rows], a) if not s.isascii())
             at = next(i for i, c in enumerate(s) if not c.isascii())
@@ -309,17 +309,26 @@ def reverse_complement(
     _flip_kernel(bits.view(f"u{x.dtype.itemsize}"), partners, new.reshape(bits.shape).view(f"u{x.dtype.itemsize}"))
     return new
 
+# %% ../../nbs/01_etl/01_sequences.ipynb #pieces
+def _pieces(seqs):
+    "Letters, uint8, and lengths of 256 sequences at a time"
+    def cut(strings): return [(letters, np.fromiter(map(len, strings[a:a + 256]), np.int64)) for a, letters in _blocks(strings)]
+    if type(seqs) is not list: return cut(_strings(seqs))
+    try: return cut(seqs)
+    except TypeError: return cut(_strings(seqs)) # bytes among them count as text, other things are refused
+
 # %% ../../nbs/01_etl/01_sequences.ipynb #pad-kernel
 @njit(nogil=True, cache=True)
-def _pad_kernel(letters, starts, before, cut, value, out):
+def _pad_kernel(letters, lengths, before, cut, value, out):
     "Copy each sequence to its row of `out`, `before` letters in and without its first `cut` letters; `value` fills the rest"
-    for i in range(len(starts) - 1):
-        old, row = letters[starts[i] + cut[i]:starts[i + 1]], out[i]
-        n = min(len(old), len(row) - before[i])
-        new = row[before[i]:before[i] + n]
-        for j in range(before[i]): row[j] = value
-        for j in range(n): new[j] = old[j]
-        for j in range(before[i] + n, len(row)): row[j] = value
+    end = 0
+    for i in range(len(lengths)):
+        start, end = end + cut[i], end + lengths[i]
+        a, row = before[i], out[i]
+        b = a + min(end - start, len(row) - a)
+        row[:a], row[b:] = value, value
+        new, old = row[a:b], letters[start:]
+        for j in range(len(new)): new[j] = old[j]
 
 # %% ../../nbs/01_etl/01_sequences.ipynb #before
 SIDES = ("left", "right", "both")
@@ -339,18 +348,18 @@ def pad_bytes(
     "Pad or cut sequences to a matrix of bytes. Raises `ValueError` if one is longer and `truncate` is not given."
     if _is_ohe(seqs): raise TypeError("Padding takes text or bytes; pad before encoding with `ohe`.")
     matrix = getattr(seqs, "ndim", 1) == 2
-    strings = seqs if matrix else _strings(seqs)
-    lengths = np.full(len(seqs), seqs.shape[1]) if matrix else np.fromiter(map(len, strings), np.int64, len(strings))
+    pieces = [(_flat(seqs)[0], np.full(len(seqs), seqs.shape[1]))] if matrix else _pieces(seqs)
+    lengths = np.concatenate([n for _, n in pieces]) if pieces else np.zeros(0, np.int64)
     if length is None: length = int(lengths.max(initial=0))
     if not isinstance(length, (int, np.integer)) or length < 0: raise ValueError(f"`length` is {length!r}; expected a whole number of letters, or None for those of the longest.")
     if truncate is None and (lengths > length).any():
         row = int(np.argmax(lengths > length))
         raise ValueError(f"Row {row} has {lengths[row]} letters, more than `length={length}`. Pass `truncate=` left, right or both to cut it.")
     before, cut = _before(np.maximum(length - lengths, 0), side), _before(np.maximum(lengths - length, 0), truncate or "right")
-    out = np.empty((len(lengths), length), np.uint8)
-    for a, letters in [(0, _flat(seqs)[0])] if matrix else _blocks(strings):
-        part = slice(a, len(out) if matrix else a + 256)
-        _pad_kernel(letters, np.r_[0, np.cumsum(lengths[part])], before[part], cut[part], np.uint8(ord(value)), out[part])
+    out, a = np.empty((len(lengths), length), np.uint8), 0
+    for letters, n in pieces:
+        part = slice(a, a := a + len(n))
+        _pad_kernel(letters, n, before[part], cut[part], np.uint8(ord(value)), out[part])
     return out
 
 # %% ../../nbs/01_etl/01_sequences.ipynb #pad-seqs

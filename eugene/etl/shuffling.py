@@ -74,15 +74,19 @@ def _exit_kernel(nodes, first, exits):
 @njit(nogil=True, cache=True)
 def _order_kernel(first, exits, draws):
     "Put the exits of each node in random order; `draws` holds a number below 1 for each exchange"
-    at = 0
+    at, one = np.uint64(0), np.uint64(1) # unsigned indices spare the check for negative ones
+    low, here, there = np.empty((3, exits.shape[1]), np.int32)
     for i in range(exits.shape[0]):
-        row = exits[i]
+        row, n = exits[i], np.uint64(0)
         for u in range(first.shape[1] - 1):
-            a = first[i, u]
-            for t in range(first[i, u + 1] - 1, a, -1):
-                r = a + np.uint32(draws[at] * (t - a + 1))
-                row[t], row[r] = row[r], row[t]
-                at += 1
+            for t in range(np.int64(first[i, u + 1]) - 1, np.int64(first[i, u]), -1):
+                low[n], here[n] = first[i, u], t
+                n += one
+        for j in range(n): there[j] = low[j] + np.int32(draws[at + j] * np.float64(here[j] - low[j] + np.int32(1))) # several at once
+        for j in range(n):
+            t, r = np.uint64(here[j]), np.uint64(there[j])
+            row[t], row[r] = row[r], row[t]
+        at += n
 
 def _draws(first, gen):
     "As many numbers as `_order_kernel` needs; drawn at once, they cost half of what they do one by one"
@@ -92,16 +96,17 @@ def _draws(first, gen):
 @njit(nogil=True, cache=True)
 def _walk_kernel(nodes, first, exits, carry, out):
     "Follow the exits in their order; step `e` brings along what `carry` holds at its end"
-    keep = carry.shape[1] - exits.shape[1]
-    at = np.empty(first.shape[1], first.dtype)
-    for i in range(exits.shape[0]):
-        at[:], u = first[i], nodes[i, 0]
-        out[i, :keep] = carry[i, :keep]
-        for t in range(exits.shape[1]):
-            e = exits[i, at[u]]
-            at[u] += 1
-            out[i, t + keep] = carry[i, e + keep]
-            u = nodes[i, e + 1]
+    keep, one = np.uint64(carry.shape[1] - exits.shape[1]), np.uint64(1)
+    at, here = np.empty((8, first.shape[1]), first.dtype), np.empty(8, np.uint64)
+    for a in range(np.uint64(0), np.uint64(len(exits)), np.uint64(8)):
+        rows = min(np.uint64(8), np.uint64(len(exits)) - a)
+        for r in range(rows): at[r], here[r], out[a + r, :keep] = first[a + r], nodes[a + r, 0], carry[a + r, :keep]
+        for t in range(np.uint64(exits.shape[1])):
+            for r in range(rows):
+                u = here[r]
+                e = np.uint64(exits[a + r, np.uint64(at[r, u])])
+                at[r, u] += first.dtype.type(1)
+                out[a + r, t + keep], here[r] = carry[a + r, e + keep], nodes[a + r, e + one]
 
 # %% ../../nbs/01_etl/02_shuffling.ipynb #last-kernel
 @njit(nogil=True, cache=True)
@@ -126,68 +131,74 @@ def _last_kernel(nodes, first, exits, gen):
 @njit(nogil=True, cache=True)
 def _longer_kernel(words, codes, size, out):
     "Number the words one letter longer than those in `words`, in order of appearance in the row"
-    letter = codes.shape[1] - out.shape[1] # where the added letter stands, counted from the start of the word
-    seen = np.full(max(words.shape[1], size) * size, -1, np.int64)
+    letter = np.uint64(codes.shape[1] - out.shape[1]) # where the added letter stands, counted from the start of the word
+    wide, none = np.uint64(size), np.uint32(2**32 - 1)
+    seen = np.full(max(words.shape[1], size) * size, none, np.uint32)
+    names = np.empty(out.shape[1], np.uint64)
     for i in range(out.shape[0]):
-        found = 0
-        for p in range(out.shape[1]):
-            name = words[i, p] * size + codes[i, p + letter]
-            if seen[name] < 0:
-                seen[name] = found
-                found += 1
-            out[i, p] = seen[name]
-        for p in range(out.shape[1]): seen[words[i, p] * size + codes[i, p + letter]] = -1
+        found, old, code, new = np.uint32(0), words[i], codes[i], out[i]
+        for p in range(np.uint64(len(new))):
+            name = np.uint64(old[p]) * wide + np.uint64(code[p + letter])
+            if seen[name] == none:
+                seen[name], names[found] = found, name
+                found += np.uint32(1)
+            new[p] = seen[name]
+        for name in names[:found]: seen[name] = none
 
 # %% ../../nbs/01_etl/02_shuffling.ipynb #shuffle-block
-def _shuffle_block(codes, size, k, carry, gen):
-    "Shuffle the rows of `carry` as walks over the (k-1)-mers of `codes`, both `(N, L)`"
-    nodes = codes
+def _shuffle_block(codes, size, k, carry, gen, out):
+    "Shuffle the rows of `carry` into `out` as walks over the (k-1)-mers of `codes`, all `(N, L)`"
+    nodes, small = codes, np.uint16 if codes.shape[1] < 2**16 else np.uint32
     for _ in range(k - 2):
-        longer = np.empty((len(codes), nodes.shape[1] - 1), np.uint32)
+        longer = np.empty((len(codes), nodes.shape[1] - 1), small)
         _longer_kernel(nodes, codes, size, longer)
         nodes = longer
-    exits = np.empty((len(codes), nodes.shape[1] - 1), np.uint32)
+    exits = np.empty((len(codes), nodes.shape[1] - 1), small)
     first = np.empty((len(codes), int(nodes.max()) + 2), np.uint32)
-    out = np.empty_like(carry)
     _exit_kernel(nodes, first, exits)
-    _order_kernel(first, exits, _draws(first, gen))
+    for i in range(0, len(codes), 128): _order_kernel(first[i:i + 128], exits[i:i + 128], _draws(first[i:i + 128], gen))
     _last_kernel(nodes, first, exits, gen)
     _walk_kernel(nodes, first, exits, carry, out)
-    return out
 
 # %% ../../nbs/01_etl/02_shuffling.ipynb #shuffle-rows
-def _shuffle_rows(codes, size, k, carry, gen, rows=1024):
-    "Shuffle the rows of `carry`, `(N, L)`, a block of `rows` at a time"
-    if codes.shape[1] <= k > 1 or not len(codes): return carry
+def _shuffle_rows(codes, size, k, carry, gen, table=None, rows=1024):
+    "Shuffle the rows of `carry`, `(N, L)`, a block of `rows` at a time; `table`, if given, tells the codes of the bytes in `codes`"
+    if codes.shape[1] <= k > 1 or not len(codes): return carry.copy()
     if k == 1: return gen.permuted(carry, axis=1)
-    blocks = [slice(i, i + rows) for i in range(0, len(codes), rows)]
-    return np.concatenate([_shuffle_block(codes[b], size, k, carry[b], gen) for b in blocks])
+    out = np.empty_like(carry, order="C")
+    for i in range(0, len(codes), rows):
+        block = codes[i:i + rows]
+        if table is not None: block = np.frombuffer(block.tobytes().translate(table), np.uint8).reshape(block.shape)
+        _shuffle_block(block, size, k, carry[i:i + rows], gen, out[i:i + rows])
+    return out
 
 # %% ../../nbs/01_etl/02_shuffling.ipynb #shuffle-text
 @njit(nogil=True, cache=True)
-def _mark(letters, fold, present):
-    "Note which letters occur"
-    for c in letters: present[fold[c]] = True
+def _mark(letters, present):
+    "Note which bytes occur"
+    for c in letters: present[c] = True
+
+def _letter_table(letters):
+    "The rank of each byte among the letters that occur, lower case counting as upper case, and how many there are"
+    fold, present = np.arange(256), np.zeros(256, np.bool_)
+    fold[97:123] -= 32
+    _mark(letters, present)
+    present[65:91] |= present[97:123]
+    present[97:123] = False
+    return (np.cumsum(present) - 1).clip(0).astype(np.uint8)[fold].tobytes(), int(present.sum())
 
 def _shuffle_text(seqs, k, gen):
     "Shuffle text or bytes of any lengths"
     letters, starts = _flat(seqs)
-    fold = np.arange(256)
-    fold[97:123] -= 32
-    present = np.zeros(256, np.bool_)
-    _mark(letters, fold, present)
-    table = (np.cumsum(present) - 1).clip(0).astype(np.uint8)[fold]
-    codes, lengths = np.frombuffer(letters.tobytes().translate(table.tobytes()), np.uint8), np.unique(np.diff(starts))
-    if len(lengths) == 1 and lengths[0]: # nothing to sort by length
-        shape = len(starts) - 1, int(lengths[0])
-        return _like(_shuffle_rows(codes.reshape(shape), int(present.sum()), k, letters.reshape(shape), gen).ravel(), starts, seqs)
+    (table, size), sizes = _letter_table(letters), np.diff(starts)
+    if len(sizes) and sizes.min() == sizes.max() > 0: # nothing to sort by length
+        x = letters.reshape(len(sizes), -1)
+        return _like(_shuffle_rows(x, size, k, x, gen, table).ravel(), starts, seqs)
     out = letters.copy()
-    for length in lengths:
-        if not length: continue
-        rows = starts[:-1][np.diff(starts) == length]
-        here, there = (np.lib.stride_tricks.sliding_window_view(a, length)[rows] for a in (codes, letters))
-        np.lib.stride_tricks.sliding_window_view(out, length, writeable=True)[rows] = \
-            _shuffle_rows(here, int(present.sum()), k, there, gen)
+    for length in np.unique(sizes[sizes > 0]):
+        rows = starts[:-1][sizes == length]
+        x = np.lib.stride_tricks.sliding_window_view(letters, length)[rows]
+        np.lib.stride_tricks.sliding_window_view(out, length, writeable=True)[rows] = _shuffle_rows(x, size, k, x, gen, table)
     return _like(out, starts, seqs)
 
 # %% ../../nbs/01_etl/02_shuffling.ipynb #column-codes
