@@ -416,7 +416,8 @@ class _Opened(NamedTuple):
     "A BAM file that was checked"
     file: Any            # As `pysam` opens it
     index: _Index | None # Its .bai file; None if it has another index
-    block: Callable      # The block at a byte, unpacked, and the byte behind it; the last 128 (8 MB) are kept
+    block: Callable      # The block at a byte, unpacked, and the byte behind it; the last 32 (2 MB) are kept
+    left: dict           # Chromosome to a place and a position by which all its reads before that place have ended
 
 @contextlib.contextmanager
 def _open_bam(path):
@@ -432,7 +433,7 @@ def _open_bam(path):
             raise FileNotFoundError(f"{path.name} has no index that can be read ({path.name}.bai). Make one: samtools index {path.name}, or pysam.index(\"{path.name}\"). "
                                     f"That needs reads in the order of the genome (the header says: {order}): samtools sort -o sorted.bam {path.name}")
         _check_belongs(f, path, index)
-        yield _Opened(f, index, lru_cache(128)(partial(_block, np.memmap(path, np.uint8, "r"))))
+        yield _Opened(f, index, lru_cache(32)(partial(_block, np.asarray(np.memmap(path, np.uint8, "r")))), {})
     except BaseException:
         with contextlib.suppress(OSError): f.close() # closing a damaged file fails, too
         raise
@@ -489,29 +490,31 @@ _WHOLE, _BEHIND, _LONG, _BROKEN = range(4) # How a piece of reads ended: all wer
 
 @njit(nogil=True, cache=True)
 def _book(data, at, end, place, rule, steps, tally):
-    "Book the reads in `data[at:end]` that lie over a place, and count those that count; returns the byte behind the last whole read, and how it ended"
+    "Book the reads in `data[at:end]` that lie over a place, and count those that count; returns the byte behind the last whole read, how it ended, and how many reads were booked"
     contig, low, high, first = place
     count, plus, minus, min_mapq, require, exclude, longest = rule
+    booked = 0
     while at + 36 <= end:
         size, start, name, letters = 4 + _int32(data, at), _int32(data, at + 8), np.int64(data[at + 12]), _int32(data, at + 20)
         operations, flag = np.int64(_int32(data, at + 16) & 0xffff), np.int64(data[at + 18]) | np.int64(data[at + 19]) << 8
         shape = at + 36 + name # where the alignment is
-        if letters < 0 or 36 + name + 4 * operations + (letters + 1) // 2 + letters > size: return at, _BROKEN
+        if letters < 0 or 36 + name + 4 * operations + (letters + 1) // 2 + letters > size: return at, _BROKEN, booked
         if at + size > end: break
-        if _int32(data, at + 4) != contig or start >= high: return at, _BEHIND
-        if operations and _int32(data, shape) == (letters << 4 | 4): return at, _LONG # one clip of all letters
+        if _int32(data, at + 4) != contig or start >= high: return at, _BEHIND, booked
+        if operations and _int32(data, shape) == (letters << 4 | 4): return at, _LONG, booked # one clip of all letters
         stop = max(_aligned(data, shape, 0 if flag & 4 else operations, start, steps[0], False), start + 1)
         if stop > low:
             span, strand = abs(_int32(data, at + 32)), len(steps) - 1 if flag & 16 else 0
             poor, long = np.int64(data[at + 13]) < min_mapq, count == 2 and span > longest
-            tally[flag & 4095, int(poor), int(long)] += 1
+            tally[flag & 4095 | int(poor) << 12 | int(long) << 13] += 1
+            booked += 1
             if _passes(flag, poor, long, count == 2, require, exclude):
                 if count == 0: _aligned(data, shape, operations, start - first, steps[strand], True)
                 else:
                     a = min(start, _int32(data, at + 28)) if count == 2 else stop - 1 + minus if flag & 16 else start + plus
                     _add(steps[strand], a - first, a - first + (span if count == 2 else 1))
         at += size
-    return at, _WHOLE
+    return at, _WHOLE, booked
 
 # %% ../../nbs/01_etl/10_tracks.ipynb #stream
 def _fast_steps(bam, place, rule, steps, seen):
@@ -519,7 +522,9 @@ def _fast_steps(bam, place, rule, steps, seen):
     if bam.index is None: return False
     contig, low, high, _ = place
     numbers = (COUNTS.index(rule.count), *rule.shift, rule.min_mapq, rule.require & 4095, rule.exclude & 4095, rule.longest)
-    tally, last, ended = np.zeros((4096, 2, 2), np.int64), 0, _WHOLE
+    tally, booked, ended = np.zeros(2**14, np.int32), 0, _WHOLE
+    place_left, position = bam.left.get(contig, (0, 0))
+    last = place_left if low >= position else 0
     for begin, end in _places(bam.index.words, bam.index.where[contig], low, min(high, 2**29)).tolist():
         begin, last, rest = max(begin, last), max(end, last), b""
         at, inside = begin >> 16, begin & 0xffff
@@ -528,12 +533,14 @@ def _fast_steps(bam, place, rule, steps, seen):
             data = rest + block
             stop = len(rest) + (end & 0xffff if at == end >> 16 else len(block))
             if not inside <= stop <= len(data): raise OSError(f"the block at byte {at:,} ends too early")
-            inside, ended = _book(np.frombuffer(data, np.uint8), inside, stop, place, numbers, steps, tally)
-            rest, inside, at = data[inside:stop], 0, after
-        if ended == _BROKEN or ended == _WHOLE and rest: raise OSError("a read is not whole")
+            first, (inside, ended, n) = inside, _book(np.frombuffer(data, np.uint8), inside, stop, place, numbers, steps, tally)
+            rest, booked = data[inside:stop] if ended == _WHOLE else b"", booked + n
+            if inside > first and ended == _WHOLE and not rest and not booked: bam.left[contig] = min(after << 16, end), low
+            inside, at = 0, after
+        if ended == _BROKEN or rest: raise OSError("a read is not whole")
         if ended == _LONG: return False
         if ended == _BEHIND: break
-    for key in zip(*(k.tolist() for k in tally.nonzero())): seen[_why(*key, rule)] += int(tally[key])
+    for key in np.flatnonzero(tally != 0).tolist(): seen[_why(key & 4095, key >> 12 & 1, key >> 13, rule)] += int(tally[key])
     return True
 
 # %% ../../nbs/01_etl/10_tracks.ipynb #pileup
