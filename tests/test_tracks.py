@@ -1,9 +1,13 @@
 "Readers of BigWig and BAM files against pyBigWig and pysam, window by window, on real and simulated files; files that are no good."
+import gzip
 import pickle
 import shutil
+import struct
 import tracemalloc
+import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -161,6 +165,60 @@ def test_depth_is_that_of_count_coverage_but_for_n(bams):
                 assert np.array_equal(row[:b - a], theirs + unknown)
                 lost += unknown.sum()
     assert lost > 0
+
+
+def repack(path, out, gen):
+    "The same reads in small blocks, so that reads go on from one to the next, with an index"
+    whole, parts = gzip.decompress(path.read_bytes()), []
+    while whole:
+        n = int(gen.integers(1, 3000))
+        piece, whole = whole[:n], whole[n:]
+        packer = zlib.compressobj(1, zlib.DEFLATED, -15)
+        packed = packer.compress(piece) + packer.flush()
+        parts.append(b"\x1f\x8b\x08\x04\0\0\0\0\0\xff\6\0BC\2\0" + struct.pack("<H", len(packed) + 25) + packed + struct.pack("<II", zlib.crc32(piece), len(piece)))
+    out.write_bytes(b"".join(parts) + bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000"))
+    pysam.index(str(out))
+    return out
+
+
+@pytest.mark.parametrize("name", BAMS)
+@pytest.mark.parametrize("packed", ["as it is", "in small blocks"])
+def test_the_fast_way_counts_as_the_plain_way(bams, tmp_path, name, packed):
+    "Random stretches in order and out of order, random rules; a file whose reads go on from block to block"
+    gen = np.random.default_rng(11)
+    path = bams / name if packed == "as it is" else repack(bams / name, tmp_path / name, gen)
+    with tracks._open_bam(path) as bam:
+        rows = [r for r in windows_of(path, 7, 60) if r[0] in bam.file.references]
+        for i, (chrom, a, _, _) in enumerate(sorted(rows) if gen.integers(2) else rows):
+            n, count, a = bam.file.get_reference_length(chrom), tracks.COUNTS[i % 3], max(a, 0)
+            rule = tracks._Rule(count, tuple(gen.integers(-300, 300, 2).tolist()), int(gen.choice([0, 10, 40])), int(gen.choice([0, 1, 2, 16, 64])), int(gen.choice([4, 20, 1028, EXCLUDED])), int(gen.integers(0, 600)))
+            span, stranded = tracks._Span(chrom, min(a, n), min(a + int(gen.integers(0, 3000)), n), []), bool(gen.integers(2))
+            books, answers = (Counter(), Counter()), []
+            for seen, fast in zip(books, (True, False)): answers.append(tracks._pileup(bam, span, rule, stranded, seen, fast))
+            assert np.array_equal(*answers) and books[0] == books[1]
+            if span.end > span.start: assert tracks._fast_steps(bam, (bam.file.get_tid(chrom), span.start, span.end, span.start), rule, np.zeros((1, span.end - span.start + 1), int), Counter())
+
+
+def test_very_long_alignments_and_another_index_take_the_plain_way(tmp_path):
+    "More than 65,535 operations are kept in a tag; a .csi index is not walked through"
+    path, operations = tmp_path / "long.bam", 70_001
+    header = pysam.AlignmentHeader.from_dict({"HD": {"VN": "1.6", "SO": "coordinate"}, "SQ": [{"SN": "chr1", "LN": 200_000}]})
+    with pysam.AlignmentFile(str(path), "wb", header=header) as f:
+        for start, cigar in ((10, "30M"), (20, "1M1D" * (operations // 2) + "1M"), (30, "30M")):
+            r = pysam.AlignedSegment(header)
+            r.query_name, r.flag, r.reference_id, r.reference_start, r.mapping_quality, r.cigarstring = "r", 0, 0, start, 60, cigar
+            r.query_sequence = "A" * r.infer_query_length()
+            f.write(r)
+    pysam.index(str(path))
+    want = np.zeros(100, int)
+    for covered in (slice(10, 40), slice(20, None, 2), slice(30, 60)): want[covered] += 1
+    rows = ask([("chr1", 0, 100, False)])
+    with tracks._open_bam(path) as bam: assert not tracks._fast_steps(bam, (0, 0, 100, 0), BAM(path)._rule, np.zeros((1, 101), int), Counter())
+    assert np.array_equal(BAM(path).read(rows)[0, 0], want)
+    Path(f"{path}.bai").unlink()
+    pysam.index("-c", str(path))
+    with tracks._open_bam(path) as bam: assert bam.index is None
+    assert np.array_equal(BAM(path).read(rows)[0, 0], want)
 
 
 @pytest.mark.parametrize("name", BAMS)

@@ -9,8 +9,8 @@ __all__ = ['LONGEST', 'FLAGS', 'EXCLUDED', 'COUNTS', 'BigWig', 'BAM']
 import contextlib, os, struct, zlib
 from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -327,18 +327,6 @@ def _intervals(reads, rule, seen):
         for a, b in _covered(read, rule): spans.extend((a, b, reverse))
     return np.array(spans, np.int64).reshape(-1, 3)
 
-# %% ../../nbs/01_etl/10_tracks.ipynb #pileup
-def _pileup(f, span, rule, stranded, seen):
-    "Counts at each position of a stretch, int32, one array, or forward and reverse. Raises `ValueError` if the file is damaged there."
-    n, there = span.end - span.start, span.end > span.start and span.contig in f.references
-    reach = {"depth": 0, "ends": max(map(abs, rule.shift)), "fragments": rule.longest}[rule.count]
-    try: spans = _intervals(f.fetch(span.contig, max(span.start - reach, 0), span.end + reach) if there else (), rule, seen)
-    except OSError as e: raise ValueError(f"{Path(f.filename.decode()).name} is damaged near {span.contig}:{span.start}-{span.end} ({e}). Get it, or make it, again.") from None
-    edges, reverse = np.clip(spans[:, :2] - span.start, 0, n), spans[:, 2] > 0
-    groups = (~reverse, reverse) if stranded else (slice(None),)
-    steps = [np.bincount(edges[g, 0], minlength=n + 1) - np.bincount(edges[g, 1], minlength=n + 1) for g in groups]
-    return [np.cumsum(s[:n]).astype(np.int32) for s in steps]
-
 # %% ../../nbs/01_etl/10_tracks.ipynb #check-bam
 def _check_bam(path):
     "Raise `FileNotFoundError`, or `ValueError` if the file is no BAM or not a whole one"
@@ -359,12 +347,12 @@ def _check_bam(path):
 
 # %% ../../nbs/01_etl/10_tracks.ipynb #walk-index
 @njit(nogil=True, cache=True)
-def _walk_index(words, size, first):
-    "Walk through a .bai file, given as numbers of 32 bits behind its first four bytes. Notes the place of the first read of each chromosome; returns where it ended, -1 if the file is damaged, or -2 if it speaks of places behind `size`"
+def _walk_index(words, size, first, where):
+    "Walk through a .bai file, given as numbers of 32 bits behind its first four bytes. Notes the place of the first read of each chromosome, and the word where its part begins; returns where it ended, -1 if the file is damaged, or -2 if it speaks of places behind `size`"
     at = 1
     for r in range(len(first)):
         if at >= len(words): return -1
-        bins, at = words[at], at + 1
+        where[r], bins, at = at, words[at], at + 1
         for b in range(bins):
             if at + 2 > len(words): return -1
             number, chunks = words[at], words[at + 1]
@@ -381,24 +369,31 @@ def _walk_index(words, size, first):
     return at
 
 # %% ../../nbs/01_etl/10_tracks.ipynb #check-index
+class _Index(NamedTuple):
+    "A .bai file that is whole"
+    words: np.ndarray # Its numbers, behind the first four bytes, int64
+    first: np.ndarray # Place of the first read of each chromosome, -1 without reads
+    where: np.ndarray # Word where the part of each chromosome begins
+
 def _check_index(path):
-    "The place of the first read of each chromosome by a BAM file's .bai file, int64, -1 without reads; None without such a file. Raises `ValueError` if it is damaged."
+    "A BAM file's .bai file; None if it has another index, or none. Raises `ValueError` if it is damaged."
     fai = next((p for p in (Path(f"{path}.bai"), path.with_suffix(".bai")) if p.is_file()), None)
     if fai is None or Path(f"{path}.csi").is_file() or path.with_suffix(".csi").is_file(): return None
     raw = fai.read_bytes()
     words = np.frombuffer(raw[4:len(raw) // 4 * 4], np.uint32).astype(np.int64)
     end = -1
     if raw[:4] == b"BAI\1" and len(words) and words[0] < len(words):
-        first = np.full(words[0], -1, np.int64)
-        end = _walk_index(words, path.stat().st_size, first)
+        first, where = np.full((2, words[0]), -1, np.int64)
+        end = _walk_index(words, path.stat().st_size, first, where)
     if end == -2: raise ValueError(f"{fai.name} does not belong to {path.name}: it speaks of places behind the end of the file. Make it anew: samtools index {path.name}")
     if end < 0 or len(raw) - 4 - 4 * end not in (0, 8): raise ValueError(f"{fai.name}, the index of {path.name}, is damaged or cut off. Make it anew: samtools index {path.name}")
-    return first
+    return _Index(words, first, where)
 
 # %% ../../nbs/01_etl/10_tracks.ipynb #check-belongs
-def _check_belongs(f, path, first, most=16):
+def _check_belongs(f, path, index, most=16):
     "Raise `ValueError` if the first reads of some chromosomes are not where the index says"
-    if first is None: return
+    if index is None: return
+    first = index.first
     rows = np.flatnonzero(first >= 0)
     fits = len(first) == f.nreferences
     for r in rows[np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int))] if fits else ():
@@ -407,13 +402,29 @@ def _check_belongs(f, path, first, most=16):
     f.reset() # back to the first read of the file
     if not fits: raise ValueError(f"{path.name} is damaged, or its index belongs to another file: the reads are not where it says. Make it anew: samtools index {path.name}")
 
+# %% ../../nbs/01_etl/10_tracks.ipynb #block
+def _block(data, at):
+    "The block at byte `at` of a BAM file, unpacked, and the byte behind it. Raises `OSError` if it is damaged."
+    head = data[at:at + 18].tobytes()
+    if head[:4] != b"\x1f\x8b\x08\x04" or head[10:16] != b"\6\0BC\2\0": raise OSError(f"no block begins at byte {at:,}")
+    after = at + 1 + int.from_bytes(head[16:18], "little")
+    try: return zlib.decompress(data[at:after], 31, 2**16), after # 31: with the checksum
+    except zlib.error: raise OSError(f"the block at byte {at:,} cannot be unpacked") from None
+
 # %% ../../nbs/01_etl/10_tracks.ipynb #open-bam
+class _Opened(NamedTuple):
+    "A BAM file that was checked"
+    file: Any            # As `pysam` opens it
+    index: _Index | None # Its .bai file; None if it has another index
+    block: Callable      # The block at a byte, unpacked, and the byte behind it; the last 32 (2 MB) are kept
+    left: dict           # Chromosome to a place and a position by which all its reads before that place have ended
+
 @contextlib.contextmanager
 def _open_bam(path):
     "Open a BAM file that was checked. Raises `ImportError`, `FileNotFoundError` or `ValueError` that says what to do."
     pysam = need("pysam", "to read BAM files", "bam")
     _check_bam(path)
-    first = _check_index(path)
+    index = _check_index(path)
     try: f = pysam.AlignmentFile(str(path), "rb")
     except (OSError, ValueError) as e: raise ValueError(f"{path.name} cannot be read ({e}). Get it, or make it, again.") from None
     try:
@@ -421,13 +432,136 @@ def _open_bam(path):
             order = f.header.to_dict().get("HD", {}).get("SO", "not stated")
             raise FileNotFoundError(f"{path.name} has no index that can be read ({path.name}.bai). Make one: samtools index {path.name}, or pysam.index(\"{path.name}\"). "
                                     f"That needs reads in the order of the genome (the header says: {order}): samtools sort -o sorted.bam {path.name}")
-        _check_belongs(f, path, first)
-        yield f
+        _check_belongs(f, path, index)
+        yield _Opened(f, index, lru_cache(32)(partial(_block, np.asarray(np.memmap(path, np.uint8, "r")))), {})
     except BaseException:
         with contextlib.suppress(OSError): f.close() # closing a damaged file fails, too
         raise
     try: f.close()
     except OSError: raise ValueError(f"{path.name} is damaged, or its index belongs to another file: its reads were not all there. Get it, or make it, again.") from None
+
+# %% ../../nbs/01_etl/10_tracks.ipynb #places
+@njit(nogil=True, cache=True)
+def _places(words, at, low, high):
+    "From where to where the reads over `low` to `high` (0-based, half-open) can be, int64 `(n, 2)`, in order; `at` is the word where their chromosome begins in the index"
+    bins, at, n, found = words[at], at + 1, 0, np.empty((len(words) // 4 + 1, 2), np.int64)
+    for _ in range(bins):
+        number, chunks, over = words[at], words[at + 1], False
+        for level in range(6): # first bin of each level, and its bases as a power of two
+            first, bases = ((1 << 3 * level) - 1) // 7, 29 - 3 * level
+            over |= first + (low >> bases) <= number <= first + ((high - 1) >> bases)
+        for c in range(at + 2, at + 2 + 4 * chunks if over else 0, 4):
+            found[n], n = (words[c] + (words[c + 1] << 32), words[c + 2] + (words[c + 3] << 32)), n + 1
+        at += 2 + 4 * chunks
+    w = at + 1 + 2 * min(low >> 14, words[at] - 1)
+    least = words[w] + (words[w + 1] << 32) if words[at] else 0
+    found = np.maximum(found[:n], least)
+    return found[np.argsort(found[:, 0])]
+
+# %% ../../nbs/01_etl/10_tracks.ipynb #count-kernels
+@njit(nogil=True, cache=True)
+def _int32(data, at):
+    "The number in the four bytes at `at`"
+    return np.int64(np.int32(np.uint32(data[at]) | np.uint32(data[at + 1]) << np.uint32(8) | np.uint32(data[at + 2]) << np.uint32(16) | np.uint32(data[at + 3]) << np.uint32(24)))
+
+@njit(nogil=True, cache=True)
+def _add(steps, a, b):
+    "Count from `a` to `b`, as far as that is inside"
+    n = len(steps) - 1
+    steps[min(max(a, 0), n)] += 1
+    steps[min(max(b, 0), n)] -= 1
+
+@njit(nogil=True, cache=True)
+def _aligned(data, at, operations, start, steps, count):
+    "Where an alignment that begins at `start` ends; its blocks are counted if `count`"
+    for o in range(at, at + 4 * operations, 4):
+        n, kind = (_int32(data, o) >> 4) & 0xfffffff, data[o] & 15 # of MIDNSHP=X
+        if count and (kind == 0 or kind == 7 or kind == 8): _add(steps, start, start + n)
+        if kind == 0 or kind == 2 or kind == 3 or kind == 7 or kind == 8: start += n
+    return start
+
+@njit(nogil=True, cache=True)
+def _passes(flag, low, long, pairs, require, exclude):
+    "Whether `_why` has no reason to leave out a read"
+    return not (flag & exclude or require & ~flag or low or pairs and (long or ~flag & 66)) # 66: first of a proper pair
+
+# %% ../../nbs/01_etl/10_tracks.ipynb #book
+_WHOLE, _BEHIND, _LONG, _BROKEN = range(4) # How a piece of reads ended: all were seen; a read behind the stretch; a long alignment; damaged
+
+@njit(nogil=True, cache=True)
+def _book(data, at, end, place, rule, steps, tally):
+    "Book the reads in `data[at:end]` that lie over a place, and count those that count; returns the byte behind the last whole read, how it ended, and how many reads were booked"
+    contig, low, high, first = place
+    count, plus, minus, min_mapq, require, exclude, longest = rule
+    booked = 0
+    while at + 36 <= end:
+        size, start, name, letters = 4 + _int32(data, at), _int32(data, at + 8), np.int64(data[at + 12]), _int32(data, at + 20)
+        operations, flag = np.int64(_int32(data, at + 16) & 0xffff), np.int64(data[at + 18]) | np.int64(data[at + 19]) << 8
+        shape = at + 36 + name # where the alignment is
+        if letters < 0 or 36 + name + 4 * operations + (letters + 1) // 2 + letters > size: return at, _BROKEN, booked
+        if at + size > end: break
+        if _int32(data, at + 4) != contig or start >= high: return at, _BEHIND, booked
+        if operations and _int32(data, shape) == (letters << 4 | 4): return at, _LONG, booked # one clip of all letters
+        stop = max(_aligned(data, shape, 0 if flag & 4 else operations, start, steps[0], False), start + 1)
+        if stop > low:
+            span, strand = abs(_int32(data, at + 32)), len(steps) - 1 if flag & 16 else 0
+            poor, long = np.int64(data[at + 13]) < min_mapq, count == 2 and span > longest
+            tally[flag & 4095 | int(poor) << 12 | int(long) << 13] += 1
+            booked += 1
+            if _passes(flag, poor, long, count == 2, require, exclude):
+                if count == 0: _aligned(data, shape, operations, start - first, steps[strand], True)
+                else:
+                    a = min(start, _int32(data, at + 28)) if count == 2 else stop - 1 + minus if flag & 16 else start + plus
+                    _add(steps[strand], a - first, a - first + (span if count == 2 else 1))
+        at += size
+    return at, _WHOLE, booked
+
+# %% ../../nbs/01_etl/10_tracks.ipynb #stream
+def _fast_steps(bam, place, rule, steps, seen):
+    "Add what counts over a place to `steps`, and book its reads in `seen`. Whether that was possible; if not, nothing is booked. Raises `OSError` if the file is damaged."
+    if bam.index is None: return False
+    contig, low, high, _ = place
+    numbers = (COUNTS.index(rule.count), *rule.shift, rule.min_mapq, rule.require & 4095, rule.exclude & 4095, rule.longest)
+    tally, booked, ended = np.zeros(2**14, np.int32), 0, _WHOLE
+    place_left, position = bam.left.get(contig, (0, 0))
+    last = place_left if low >= position else 0
+    for begin, end in _places(bam.index.words, bam.index.where[contig], low, min(high, 2**29)).tolist():
+        begin, last, rest = max(begin, last), max(end, last), b""
+        at, inside = begin >> 16, begin & 0xffff
+        while at << 16 < end and begin < end and ended == _WHOLE:
+            block, after = bam.block(at)
+            data = rest + block
+            stop = len(rest) + (end & 0xffff if at == end >> 16 else len(block))
+            if not inside <= stop <= len(data): raise OSError(f"the block at byte {at:,} ends too early")
+            first, (inside, ended, n) = inside, _book(np.frombuffer(data, np.uint8), inside, stop, place, numbers, steps, tally)
+            rest, booked = data[inside:stop] if ended == _WHOLE else b"", booked + n
+            if inside > first and ended == _WHOLE and not rest and not booked: bam.left[contig] = min(after << 16, end), low
+            inside, at = 0, after
+        if ended == _BROKEN or rest: raise OSError("a read is not whole")
+        if ended == _LONG: return False
+        if ended == _BEHIND: break
+    for key in np.flatnonzero(tally != 0).tolist(): seen[_why(key & 4095, key >> 12 & 1, key >> 13, rule)] += int(tally[key])
+    return True
+
+# %% ../../nbs/01_etl/10_tracks.ipynb #pileup
+def _slow_steps(bam, span, low, high, rule, steps, seen):
+    "The same in the plain way"
+    found, n = _intervals(bam.file.fetch(span.contig, low, high), rule, seen), steps.shape[1] - 1
+    edges, strand = np.clip(found[:, :2] - span.start, 0, n), found[:, 2] * (len(steps) - 1)
+    np.add.at(steps, (strand, edges[:, 0]), 1)
+    np.subtract.at(steps, (strand, edges[:, 1]), 1)
+
+def _pileup(bam, span, rule, stranded, seen, fast=True):
+    "Counts at each position of a stretch, int32, one array, or forward and reverse. Raises `ValueError` if the file is damaged there."
+    contig, reach = bam.file.get_tid(span.contig), {"depth": 0, "ends": max(map(abs, rule.shift)), "fragments": rule.longest}[rule.count]
+    low, high = max(span.start - reach, 0), span.end + reach
+    steps = np.zeros((1 + stranded, span.end - span.start + 1), np.int64)
+    try:
+        if span.end > span.start and contig >= 0 and not (fast and _fast_steps(bam, (contig, low, high, span.start), rule, steps, seen)):
+            steps[:] = 0
+            _slow_steps(bam, span, low, high, rule, steps, seen)
+    except OSError as e: raise ValueError(f"{Path(bam.file.filename.decode()).name} is damaged near {span.contig}:{span.start}-{span.end} ({e}). Get it, or make it, again.") from None
+    return list(np.cumsum(steps[:, :-1], 1).astype(np.int32))
 
 # %% ../../nbs/01_etl/10_tracks.ipynb #bam
 class BAM(_TrackReader):
@@ -457,7 +591,7 @@ class BAM(_TrackReader):
         for path in self.files:
             bai = Path(f"{path}.bai")
             if bai.is_file() and path.is_file() and bai.stat().st_mtime < path.stat().st_mtime: log.warning("%s is older than %s. If the reads were changed since, make it anew: samtools index %s", bai.name, path.name, path.name)
-            with _open_bam(path) as f: sizes.append(dict(zip(f.references, f.lengths))); mapped.append(int(f.mapped))
+            with _open_bam(path) as bam: sizes.append(dict(zip(bam.file.references, bam.file.lengths))); mapped.append(int(bam.file.mapped))
         self.sizes = _joint_contigs(self.files, sizes)
         self.attrs = {**self._rule._asdict(), "shift": [plus, minus], "mapped_reads": mapped}
 
@@ -469,9 +603,9 @@ class BAM(_TrackReader):
         strands = 1 + self.stranded
         for s, path in enumerate(self.files):
             seen = Counter()
-            with _open_bam(path) as f:
+            with _open_bam(path) as bam:
                 for span in spans:
-                    for k, depth in enumerate(_pileup(f, span, self._rule, self.stranded, seen)):
+                    for k, depth in enumerate(_pileup(bam, span, self._rule, self.stranded, seen)):
                         if int(depth.max(initial=0)) * self.bin_width > 2**31 - 1: raise ValueError(f"A bin of {self.bin_width} bp near {span.contig}:{span.start} in {path.name} may hold more than 2,147,483,647 reads. Choose a smaller `bin_width`.")
                         _place(depth, span.start, span.rows, *at, (s * strands + k, s * strands + (1 - k if self.stranded else k)), self.bin_width, 1, 0., out)
             if seen and not seen["counted"]: log.warning("%s: none of the %d reads in the windows counts: %s", path.name, seen.total(), dict(seen))
@@ -482,7 +616,7 @@ class BAM(_TrackReader):
         rows = []
         for path in self.files:
             seen = Counter()
-            with _open_bam(path) as f:
-                for _ in _counted(f.fetch(until_eof=True), self._rule, seen): pass
+            with _open_bam(path) as bam:
+                for _ in _counted(bam.file.fetch(until_eof=True), self._rule, seen): pass
             rows.append({"reads": seen.total(), "counted": seen["counted"], **seen})
         return pd.DataFrame(rows, pd.Index(self.samples, name="sample")).fillna(0).astype(int)
