@@ -83,6 +83,27 @@ def _select(row, low, high, outside, found): # `outside`: those that are not in 
     return n
 
 @njit(nogil=True, cache=True)
+def _column_scores(query, columns, single, found, apart, bits, near, far): # Fills `apart` `(W, C)`, distances, whose `bits` are whole numbers, and `near` and `far` `(W,)`
+    "The distance of each query column to each column of the pool, and the extremes"
+    n = single.shape[1]
+    for i in range(len(near)):
+        row, raw, c0, c1, c2, c3 = apart[i], bits[i], single[0], single[1], single[2], single[3]
+        q0, q1, q2, q3 = np.float32(query[0, i]), np.float32(query[1, i]), np.float32(query[2, i]), np.float32(query[3, i])
+        for j in range(n):
+            d0, d1, d2, d3 = q0 - c0[j], q1 - c1[j], q2 - c2[j], q3 - c3[j]
+            row[j] = np.sqrt(d0 * d0 + d1 * d1 + d2 * d2 + d3 * d3)
+        least, most = raw[0], raw[0]
+        for j in range(n): least, most = min(least, raw[j]), max(most, raw[j])
+        found[0], found[1] = least, most
+        ends = found[:2].view(np.float32)
+        a, b = np.float64(ends[0]), np.float64(ends[1])
+        near[i], far[i] = 2., 0.
+        for j in found[:_select(row, a + 2e-6, b - 2e-6, True, found)]:
+            d = _apart(query, i, columns, np.int64(j))
+            near[i], far[i] = min(near[i], d), max(far[i], d)
+
+# %% ../../nbs/05_interpretation/02_tomtom.ipynb #median
+@njit(nogil=True, cache=True)
 def _median(query, i, columns, weights, row, near, far, half, counts, scratch, found):
     "Mean of the distances in the middle one of `len(counts)` bins"
     last = len(counts) - 1
@@ -114,26 +135,6 @@ def _median(query, i, columns, weights, row, near, far, half, counts, scratch, f
             before += counts[middle]
             middle += 1
         else: return total / inside
-
-@njit(nogil=True, cache=True)
-def _column_scores(query, columns, single, found, apart, bits, near, far): # Fills `apart` `(W, C)`, distances, whose `bits` are whole numbers, and `near` and `far` `(W,)`
-    "The distance of each query column to each column of the pool, and the extremes"
-    n = single.shape[1]
-    for i in range(len(near)):
-        row, raw, c0, c1, c2, c3 = apart[i], bits[i], single[0], single[1], single[2], single[3]
-        q0, q1, q2, q3 = np.float32(query[0, i]), np.float32(query[1, i]), np.float32(query[2, i]), np.float32(query[3, i])
-        for j in range(n):
-            d0, d1, d2, d3 = q0 - c0[j], q1 - c1[j], q2 - c2[j], q3 - c3[j]
-            row[j] = np.sqrt(d0 * d0 + d1 * d1 + d2 * d2 + d3 * d3)
-        least, most = raw[0], raw[0]
-        for j in range(n): least, most = min(least, raw[j]), max(most, raw[j])
-        found[0], found[1] = least, most
-        ends = found[:2].view(np.float32)
-        a, b = np.float64(ends[0]), np.float64(ends[1])
-        near[i], far[i] = 2., 0.
-        for j in found[:_select(row, a + 2e-6, b - 2e-6, True, found)]:
-            d = _apart(query, i, columns, np.int64(j))
-            near[i], far[i] = min(near[i], d), max(far[i], d)
 
 # %% ../../nbs/05_interpretation/02_tomtom.ipynb #bin-scores
 @njit(nogil=True, cache=True)
