@@ -36,6 +36,7 @@ def _tables(motifs, what): # `what` they are, for the message; returns probabili
 class _Pool(NamedTuple):
     "The targets and the columns they are made of"
     columns: np.ndarray # Distinct columns, `(A, C)`
+    single: np.ndarray  # The same in single precision
     weights: np.ndarray # How often each occurs, `(C,)`
     which: np.ndarray   # Column at every position of the targets, one target after the other
     starts: np.ndarray  # Where each target begins in `which`, and the end
@@ -50,64 +51,118 @@ def _pool(tables, background, both):
     order = np.lexsort(columns[::-1])
     ordered = columns[:, order]
     fresh = np.concatenate([[True], (ordered[:, 1:] != ordered[:, :-1]).any(0)])
-    which = np.empty(len(order), np.int32); which[order] = fresh.cumsum() - 1
+    firsts = order[fresh] # where each distinct column is first met; columns keep that order
+    label = np.empty(len(firsts), np.int32); label[np.argsort(firsts)] = np.arange(len(firsts))
+    which = np.empty(len(order), np.int32); which[order] = label[fresh.cumsum() - 1]
     widths = np.array([t.shape[1] for t in targets])
     starts = np.concatenate([[0], widths.cumsum()])
-    return _Pool(np.ascontiguousarray(ordered[:, fresh]), np.bincount(which).astype(np.int32), which[:starts[-1]], starts, *np.unique(widths, return_inverse=True))
+    distinct = np.ascontiguousarray(columns[:, np.sort(firsts)])
+    return _Pool(distinct, distinct.astype(np.float32), np.bincount(which).astype(np.int32), which[:starts[-1]], starts, *np.unique(widths, return_inverse=True))
 
 # %% ../../nbs/05_interpretation/02_tomtom.ipynb #column-scores
-@njit(nogil=True, cache=True, fastmath={"nnan", "nsz", "reassoc"})
-def _sum_in(row, weights, bins, which):
-    "Weighted sum of the values in one bin"
+@njit(nogil=True, cache=True)
+def _apart(query, i, columns, j):
+    "Distance of a query column from a column of the pool, in double precision"
     total = 0.
-    for j in range(len(row)): total += row[j] * weights[j] if bins[j] == which else 0.
-    return total
+    for k in range(4): total += (query[k, i] - columns[k, j])**2
+    return np.sqrt(total)
 
 @njit(nogil=True, cache=True)
-def _column_scores(query, columns, weights, scratch, counts, apart, bits, medians): # Fills `apart` `(W, C)`, distances, whose `bits` are whole numbers, and `medians` `(W,)`, of scores; returns the range of the differences
-    "The distance of each query column to each column of the pool, and the weighted median score, minus the distance, of each query column"
-    c0, c1, c2, c3 = columns[0], columns[1], columns[2], columns[3]
-    n, last = columns.shape[1], len(counts) - 1
-    low, high, half = 0., 0., 0.
-    for j in range(n): half += weights[j] / 2
-    for i in range(len(medians)):
-        row, q0, q1, q2, q3 = apart[i], query[0, i], query[1, i], query[2, i], query[3, i]
+def _select(row, low, high, outside, found): # `outside`: those that are not in between
+    "Where values lie from `low` to `high`; returns how many of `found` are filled"
+    n, a, b = 0, np.float32(low), np.float32(high)
+    for start in range(0, len(row), 64):
+        some, hit = row[start:start + 64], False
+        if len(some) == 64:
+            for j in range(64): hit |= ((some[j] >= a) & (some[j] <= b)) ^ outside
+        if hit or len(some) < 64:
+            for j in range(len(some)):
+                if ((some[j] >= a) & (some[j] <= b)) ^ outside:
+                    found[n] = start + j
+                    n += 1
+    return n
+
+@njit(nogil=True, cache=True)
+def _column_scores(query, columns, single, found, apart, bits, near, far): # Fills `apart` `(W, C)`, distances, whose `bits` are whole numbers, and `near` and `far` `(W,)`
+    "The distance of each query column to each column of the pool, and the extremes"
+    n = single.shape[1]
+    for i in range(len(near)):
+        row, raw, c0, c1, c2, c3 = apart[i], bits[i], single[0], single[1], single[2], single[3]
+        q0, q1, q2, q3 = np.float32(query[0, i]), np.float32(query[1, i]), np.float32(query[2, i]), np.float32(query[3, i])
         for j in range(n):
             d0, d1, d2, d3 = q0 - c0[j], q1 - c1[j], q2 - c2[j], q3 - c3[j]
             row[j] = np.sqrt(d0 * d0 + d1 * d1 + d2 * d2 + d3 * d3)
-        raw, near, far = bits[i], 0, 0
-        nearest, farthest = raw[0], raw[0]
-        for j in range(n): nearest, farthest = min(nearest, raw[j]), max(farthest, raw[j])
-        for j in range(n):
-            if raw[j] == nearest: near = j
-            if raw[j] == farthest: far = j
-        most, least = -row[near], -row[far]
-        steps = last / (most - least) if most > least else 0.
-        for j in range(n): scratch[j] = np.int32((-row[j] - least) * steps)
-        for k in range(last + 1): counts[k] = 0
-        for j in range(n): counts[np.uint32(scratch[j])] += weights[j]
-        middle, below = 0, counts[0]
-        while below < half:
+        least, most = raw[0], raw[0]
+        for j in range(n): least, most = min(least, raw[j]), max(most, raw[j])
+        found[0], found[1] = least, most
+        ends = found[:2].view(np.float32)
+        a, b = np.float64(ends[0]), np.float64(ends[1])
+        near[i], far[i] = 2., 0.
+        for j in found[:_select(row, a + 2e-6, b - 2e-6, True, found)]:
+            d = _apart(query, i, columns, np.int64(j))
+            near[i], far[i] = min(near[i], d), max(far[i], d)
+
+# %% ../../nbs/05_interpretation/02_tomtom.ipynb #median
+@njit(nogil=True, cache=True)
+def _median(query, i, columns, weights, row, near, far, half, counts, scratch, found):
+    "Mean of the distances in the middle one of `len(counts)` bins"
+    last = len(counts) - 1
+    steps = last / (far - near) if far > near else 0.
+    f, s = np.float32(far), np.float32(steps)
+    for j in range(len(row)): scratch[j] = np.int32((f - row[j]) * s)
+    for k in range(last + 1): counts[k] = 0
+    for j in range(len(row)): counts[np.uint32(scratch[j])] += weights[j]
+    middle, before = 0, 0
+    while before + counts[middle] < half:
+        before += counts[middle]
+        middle += 1
+    while True: # those near the edges of the bin are looked at in double precision, which may show another bin to be the middle one
+        below, inside, total = before, 0, 0.
+        low, high = (far - (middle + 1) / steps, far - middle / steps) if steps else (far, far)
+        n = _select(row, low - 2e-6, high + 2e-6, False, found)
+        for j in found[:n]:
+            d = _apart(query, i, columns, np.int64(j))
+            k = np.int64((far - d) * steps)
+            if scratch[j] < middle: below -= weights[j]
+            if k < middle: below += weights[j]
+            if k == middle:
+                inside += weights[j]
+                total += d * weights[j]
+        if below >= half:
+            middle -= 1
+            before -= counts[middle]
+        elif below + inside < half:
+            before += counts[middle]
             middle += 1
-            below += counts[middle]
-        medians[i] = -_sum_in(row, weights, scratch, middle) / counts[middle]
-        low, high = min(low, least - medians[i]), max(high, most - medians[i])
-    return low, high
+        else: return total / inside
 
 # %% ../../nbs/05_interpretation/02_tomtom.ipynb #bin-scores
 @njit(nogil=True, cache=True)
-def _bin_scores(apart, medians, weights, floor, scale, counts, bins): # Fills `counts` `(W, n_bins + 1)`, and `bins` `(C, W or more)`, query columns last to first
+def _bin_scores(query, columns, apart, medians, weights, floor, scale, close, counts, packed): # Those so `close` to the edge of a bin are computed again. Fills `counts` `(W, n_bins + 1)`, and `packed` `(C, W / 4 or more)`, query columns last to first, four in a number
     "Scores as whole numbers from 0, and how often each query column has which"
     width, n = apart.shape
-    scratch = np.empty(1024, np.int32)
+    four, off, found, s1 = np.zeros((4, 1024), np.int32), np.empty(1024, np.float32), np.empty(1024, np.int32), np.uint64(packed.itemsize * 2)
+    s2, s3 = s1 + s1, s1 + s1 + s1
     for start in range(0, n, 1024):
-        for i in range(width):
-            row, shift, count, back = apart[i, start:start + 1024], medians[i] + floor, counts[i], width - 1 - i
-            here, heavy = bins[start:start + 1024], weights[start:start + 1024]
-            for j in range(len(row)): scratch[j] = np.int32(np.floor((-row[j] - shift) * scale + .5))
-            for j in range(len(row)):
-                count[np.uint32(scratch[j])] += heavy[j]
-                here[j, back] = scratch[j]
+        heavy = weights[start:start + 1024]
+        for g in range(packed.shape[1]):
+            for t in range(4):
+                i, whole = width - 1 - 4 * g - t, four[t]
+                if i < 0:
+                    whole[:] = 0
+                    continue
+                row, base = apart[i, start:start + 1024], .5 - (medians[i] + floor) * scale
+                b, s, half = np.float32(base), np.float32(scale), np.float32(.5)
+                for j in range(len(row)):
+                    x = b - row[j] * s
+                    whole[j] = np.int32(x)
+                    off[j] = abs(x - np.float32(whole[j]) - half)
+                for j in found[:_select(off[:len(row)], .5 - close, 2., False, found)]:
+                    whole[j] = np.int32(np.floor(base - _apart(query, i, columns, start + np.int64(j)) * scale))
+                count = counts[i]
+                for j in range(len(heavy)): count[np.uint32(whole[j])] += heavy[j]
+            here, w0, w1, w2, w3 = packed[start:start + 1024, g], four[0], four[1], four[2], four[3]
+            for j in range(len(heavy)): here[j] = np.uint64(w0[j]) | np.uint64(w1[j]) << s1 | np.uint64(w2[j]) << s2 | np.uint64(w3[j]) << s3
 
 # %% ../../nbs/05_interpretation/02_tomtom.ipynb #query-scores
 def _array(room, name, shape, kind=float): # `room` is a dict; what is in the array is not defined
@@ -118,21 +173,24 @@ def _array(room, name, shape, kind=float): # `room` is a dict; what is in the ar
 
 def _query_scores(query, pool, n_bins, room): # Returns bins `(C, W)` filled up with zeros to a multiple of 16, distributions `(W, n_bins + 1)`, and the offset
     "Whole-number scores of one query against the pool"
-    width, n = query.shape[1], pool.columns.shape[1]
-    apart, medians = _array(room, "apart", (width, n)), np.empty(width)
-    low, high = _column_scores(np.ascontiguousarray(query), pool.columns, pool.weights, _array(room, "scratch", (n,), np.int32), np.empty(1000, np.int32), apart, apart.view(np.int64), medians)
+    query, width, n, total = np.ascontiguousarray(query), query.shape[1], pool.columns.shape[1], pool.weights.sum()
+    apart, scratch, found = _array(room, "apart", (width, n), np.float32), *_array(room, "scratch", (2, n + 2), np.int32)
+    near, far = np.empty((2, width))
+    _column_scores(query, pool.columns, pool.single, found, apart, apart.view(np.int32), near, far)
+    counts, half = np.empty(1000, np.int32), total / 2
+    medians = np.array([-_median(query, i, pool.columns, pool.weights, apart[i], near[i], far[i], half, counts, scratch, found) for i in range(width)])
+    low, high = min((-far - medians).min(), 0.), max((-near - medians).max(), 0.)
     floor = np.floor(low)
     scale = np.floor(n_bins / max(high - floor, 1.))
-    counts, bins = np.zeros((width, n_bins + 1), np.int32), _array(room, "bins", (n, -(-width // 16) * 16), np.uint8 if n_bins < 256 else np.int16)
-    bins[:, width:] = 0
-    _bin_scores(apart, medians, pool.weights, floor, scale, counts, bins)
-    return bins, counts / pool.weights.sum(), int(-floor * scale)
+    counts, bins = np.zeros((width, n_bins + 1), np.int32), _array(room, "bins", (n, -(-width // 16) * 16), np.uint8 if n_bins < 256 else np.uint16)
+    _bin_scores(query, pool.columns, apart, medians, pool.weights, floor, scale, n_bins * 2e-6, counts, bins.view(np.uint32 if n_bins < 256 else np.uint64))
+    return bins, counts / total, int(-floor * scale)
 
 # %% ../../nbs/05_interpretation/02_tomtom.ipynb #span-tails
 @njit(nogil=True, cache=True, fastmath={"contract"})
-def _convolve(old, a, b, column, f, l, new): # `old` is 0 outside `a..b`, `column` outside `f..l`; score `k` is at `16 + k` of `old` and `new`
+def _convolve(old, a, b, column, f, l, start, new): # `old` is 0 outside `a..b`, `column` outside `f..l`; score `k` is at `16 + k` of `old` and `new`, from `start` on
     "The distribution of a sum of two scores"
-    for k in range(a + f, b + l + 1, 16):
+    for k in range(start, b + l + 1, 16):
         s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = s8 = s9 = sa = sb = sc = sd = se = sf = 0.
         for m in range(max(f, k - b), min(l, k + 15 - a) + 1):
             w, o = column[m], old[16 + k - m:32 + k - m]
@@ -141,13 +199,13 @@ def _convolve(old, a, b, column, f, l, new): # `old` is 0 outside `a..b`, `colum
         n = new[16 + k:32 + k]
         n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7] = s0, s1, s2, s3, s4, s5, s6, s7
         n[8], n[9], n[10], n[11], n[12], n[13], n[14], n[15] = s8, s9, sa, sb, sc, sd, se, sf
-    for k in range(a + f, a + f + 16): new[k] = 0.
+    for k in range(start, start + 16): new[k] = 0.
     for k in range(b + l + 17, b + l + 33): new[k] = 0.
 
 @njit(nogil=True, cache=True)
-def _span_tails(pdf, offset, first, last, old, new, tails): # Fills `tails` `(W, W, S)`: chance of at least each score with query columns `i..j` aligned
+def _span_tails(pdf, offset, least, inner, first, last, need, old, new, tails): # Fills `tails` `(W, W, S - least)`: chance of at least each score from `least` on with query columns `i..j` aligned, where those are at an end or `inner` of their length
     "Exact tails of the score of every span of query columns"
-    width, size = pdf.shape[0], tails.shape[2]
+    width, size = pdf.shape[0], tails.shape[2] + least
     for i in range(width):
         first[i], last[i] = -1, 0
         for k in range(pdf.shape[1]):
@@ -155,17 +213,22 @@ def _span_tails(pdf, offset, first, last, old, new, tails): # Fills `tails` `(W,
                 if first[i] < 0: first[i] = k
                 last[i] = k
     for i in range(width):
+        for j in range(width - 1, i - 1, -1): # scores that neither reach `least` nor can grow to it are not needed
+            need[j] = least - offset * (width - 1 - j + i)
+            if j + 1 < width: need[j] = min(need[j], need[j + 1] - last[j + 1])
         a, b = np.int64(0), np.int64(0)
         for k in range(33): old[k] = 1. if k == 16 else 0.
         for j in range(i, width):
-            _convolve(old, a, b, pdf[j], first[j], last[j], new)
-            a, b, old, new = a + first[j], b + last[j], new, old
-            shift, tail, total = offset * (width - 1 - j + i), tails[i, j], 0.
-            for k in range(shift + b + 1, size): tail[k] = 0.
-            for k in range(shift + b, shift + a, -1):
+            start = min(max(a + first[j], need[j]), b + last[j])
+            _convolve(old, a, b, pdf[j], first[j], last[j], start, new)
+            a, b, old, new = start, b + last[j], new, old
+            if i > 0 and j < width - 1 and not inner[j - i + 1]: continue
+            shift, tail, total = offset * (width - 1 - j + i) - least, tails[i, j], 0.
+            for k in range(max(shift + b + 1, 0), size - least): tail[k] = 0.
+            for k in range(shift + b, max(shift + a, 0) - 1, -1):
                 total += old[16 + k - shift]
-                tail[k] = total
-            for k in range(shift + a + 1): tail[k] = 1.
+                tail[k] = min(total, 1.)
+            for k in range(shift + a): tail[k] = 1.
 
 # %% ../../nbs/05_interpretation/02_tomtom.ipynb #best-tails
 @njit(nogil=True, cache=True)
@@ -187,45 +250,52 @@ def _best_tails(tails, lengths, min_overlap, edge, out): # Fills `out` `(number 
             for s in range(size): best[s] += tail[s] * (1 - best[s])
 
 # %% ../../nbs/05_interpretation/02_tomtom.ipynb #null
-def _null(pdf, offset, lengths, min_overlap, room): # Returns `(number of lengths, S)`
-    "Chance that a random target of each length scores at least 0, 1, 2, ... in its best alignment"
+def _null(pdf, offset, lengths, min_overlap, room, least=0): # Returns `(number of lengths, S - least)`
+    "Chance that a random target of each length scores at least `least`, `least + 1`, ... in its best alignment"
     width, n_bins = pdf.shape[0], pdf.shape[1] - 1
     size = n_bins * width + 1
-    tails, out = _array(room, "tails", (width, width, size)), np.empty((len(lengths), size))
-    _span_tails(pdf, offset, *np.empty((2, width), np.int64), *np.empty((2, size + 48)), tails)
-    _best_tails(tails, lengths, min_overlap, np.zeros(size), out)
+    tails, out = _array(room, "tails", (width, width, size - least)), _array(room, "null", (len(lengths), size - least))
+    inner = np.zeros(width + 1, bool)
+    inner[lengths[lengths <= width]] = True # spans that a target within the query can cover
+    _span_tails(pdf, offset, least, inner, *np.empty((3, width), np.int64), *np.empty((2, size + 48)), tails)
+    _best_tails(tails, lengths, min_overlap, np.zeros(size - least), out)
     return out
 
 # %% ../../nbs/05_interpretation/02_tomtom.ipynb #align
 @njit(nogil=True, cache=True)
-def _align(bins, width, offset, which, starts, row, lengths, null, min_overlap, blank, sums, p, score, shift, overlap): # Fills the last four, one value a target
+def _align(bins, width, offset, which, starts, row, lengths, min_overlap, extra, sums, keys, found): # Fills `found` `(3, T)`: score, shift and overlap; a key is 128 scores and the overlap
     "Best alignment of one query with every target"
     for r in range(len(lengths)): # what the columns score that face nothing
-        n = lengths[r] + width - 1
-        for k in range(n): blank[r, k] = offset * (width - min(min(k + 1, n - k), min(width, lengths[r])))
-    for t in range(len(row)):
-        first, length, start, padded = starts[t], starts[t + 1] - starts[t], blank[row[t]], bins.shape[1]
-        for k in range(length + padded): sums[k] = start[k]
-        for c in range(length):
-            column, to = bins[which[first + c]], sums[c:]
-            for i in range(padded): to[i] += column[i]
-        n, full, best, longest = length + width - 1, min(width, length), 0, 0
-        least = min(min_overlap, full)
-        for k in range(least - 1, n - least + 1): best = max(best, sums[k])
-        for k in range(least - 1, n - least + 1):
+        n, full = lengths[r] + width - 1, min(width, lengths[r])
+        for k in range(n):
             facing = min(min(k + 1, n - k), full)
-            if sums[k] == best and facing > longest: where, longest = k, facing
-        p[t], score[t], shift[t], overlap[t] = null[row[t], best], best, width - 1 - where, longest
+            extra[r, k] = offset * (width - facing) * 128 + facing
+    s0, s1, s2, s3 = sums[0], sums[1], sums[2], sums[3]
+    flat, pitch = sums.reshape(-1), sums.shape[1]
+    for t in range(len(row)):
+        first, length, more = starts[t], starts[t + 1] - starts[t], extra[row[t]]
+        n, padded = length + width - 1, bins.shape[1]
+        for k in range(length + padded): s0[k] = s1[k] = s2[k] = s3[k] = 0
+        for c in range(length): # four sums, so that a column need not wait for the one before
+            column, to = bins[which[first + c]], flat[(c & 3) * pitch + c:]
+            for i in range(padded): to[i] += column[i]
+        for k in range(n): keys[k] = np.int32(s0[k] + s1[k] + s2[k] + s3[k]) * 128 + more[k]
+        least = min(min_overlap, min(width, length))
+        best, where = np.int32(0), least - 1
+        for k in range(least - 1, n - least + 1): best = max(best, keys[k])
+        while keys[where] < best: where += 1
+        found[0, t], found[1, t], found[2, t] = best >> 7, width - 1 - where, best & 127
 
 # %% ../../nbs/05_interpretation/02_tomtom.ipynb #one-queryx
 def _one_query(query, pool, both, min_overlap, n_bins, room): # Returns p, offset, overlap and whether the target was turned, `(M,)` each
     "Compare one query with all targets"
     bins, pdf, offset = _query_scores(query, pool, n_bins, room)
-    null = _null(pdf, offset, pool.lengths, min_overlap, room)
-    n = len(pool.row)
-    p, (score, shift, overlap) = np.empty(n), np.empty((3, n), np.int32)
-    blank = np.zeros((len(pool.lengths) + 1, pool.lengths.max() + bins.shape[1]), np.int32)
-    _align(bins, query.shape[1], offset, pool.which, pool.starts, pool.row, pool.lengths, null, min_overlap, blank[1:], blank[0], p, score, shift, overlap)
+    n, width, longest = len(pool.row), query.shape[1], pool.lengths.max() + bins.shape[1]
+    extra, keys = np.empty((len(pool.lengths), longest), np.int32), np.empty(longest, np.int32)
+    score, shift, overlap = found = np.empty((3, n), np.int32)
+    _align(bins, width, offset, pool.which, pool.starts, pool.row, pool.lengths, min_overlap, extra, np.empty((4, longest), np.int16 if n_bins * width < 2**15 else np.int32), keys, found)
+    least = int(score.min())
+    p = _null(pdf, offset, pool.lengths, min_overlap, room, least)[pool.row, score - least]
     if not both: return p, shift, overlap, np.zeros(n, bool)
     turned = score[n // 2:] > score[:n // 2]
     p, shift, overlap = (np.where(turned, v[n // 2:], v[:n // 2]) for v in (p, shift, overlap))
