@@ -72,7 +72,7 @@ class Site:
 
 def relative(page, here):
     "From page to page, as files of the source"
-    written = page.startswith("reference/") or page in ("benchmarks", "changelog", "contributing", "use_cases/index")
+    written = page.startswith("reference/") or page in ("benchmarks", "benchmarks_method", "changelog", "contributing", "use_cases/index")
     return os.path.relpath(page, os.path.dirname(here) or ".") + (".md" if written else ".ipynb")
 
 
