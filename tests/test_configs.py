@@ -27,7 +27,7 @@ COUNTS = {
     "jores21/jores21_cnn": 1_825_921, "jores21/jores21_cnn_eugene2023": 5_355_777, "jores21/smoke": None,
     "jores21/best": 97_570,
     "ray13/deepbind_st": 2_225, "ray13/deepbind_mt": 1_238_249, "ray13/smoke": None,
-    "jund/dscnn": 471_007, "jund/dshybrid": 83_935, "jund/dsfcn": 1_058_049, "jund/kopp21_cnn": 743, "jund/kopp21_cnn_eugene2023": 743,
+    "jund/dscnn": 471_007, "jund/dshybrid": 83_935, "jund/dsfcn": 1_058_049, "jund/kopp21_cnn": 743, "jund/kopp21_cnn_eugene2023": 743, "jund/smoke": None,
 }
 FILES = pytest.mark.parametrize("name", COUNTS)
 
