@@ -143,6 +143,7 @@ def test_pages_show_the_figures_and_not_the_directives(pages):
     for chapter in load_book(ROOT).chapters:
         page = pages[notebook_page(chapter.path)]
         drawn = sum(any(k.startswith("image/") for k in o.get("data", {})) for c in chapter.cells if "hide" not in c.directives for o in c.outputs)
+        drawn += sum(len(re.findall(r"!\[[^\]]*\]\(", c.source)) for c in chapter.cells if c.kind == "markdown")
         few += [chapter.path] if len(re.findall(r'<img[^>]*src="[^"]*_images/', page)) != drawn else []
         told += [chapter.path] if re.search(r'<span class="c1">#\|', page) else []
     assert (few, told) == ([], [])
